@@ -1,0 +1,73 @@
+"""The audit protocol, and ``judge``, which runs audits over evidence and keeps them honest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from secateur import knobs
+from secateur.card import Card
+from secateur.errors import DataError, UsageError
+from secateur.evidence import Evidence
+from secateur.record import Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What an audit asks for.
+
+    Attributes:
+        views: The views that every model must have been asked about.
+        references: How many models retrained without the forget rows it wants; with fewer it says so in its finding.
+    """
+
+    views: frozenset[str] = frozenset({"forget", "retain", "test"})
+    references: int = 0
+
+
+class Audit(Protocol):
+    """Judges evidence. An audit never trains, never sees a model, and asks for references instead of making them."""
+
+    card: ClassVar[Card]
+
+    @property
+    def needs(self) -> Needs:
+        """The views and the number of references."""
+        ...
+
+    def __call__(self, evidence: Evidence, /) -> Finding:
+        """Look at the evidence, and say what is in it."""
+        ...
+
+
+def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
+    """Run audits over evidence.
+
+    Args:
+        audits: What to ask.
+        evidence: What the models said.
+
+    Returns:
+        One finding for each audit, in order.
+
+    Raises:
+        UsageError: A knob of an audit is out of bounds.
+        DataError: A view that an audit needs is missing or empty, for the candidate, the original or a reference.
+    """
+    faults = [f"{type(audit).__name__}: {fault}" for audit in audits for fault in knobs.check(audit)]
+    if faults:
+        raise UsageError("; ".join(faults))
+    for audit in audits:
+        for prefix, outputs in evidence.models():
+            missing = sorted(v for v in audit.needs.views if v not in outputs or not len(outputs[v]))
+            if missing:
+                who = prefix.rstrip(".") or "the candidate"
+                raise DataError(f"{type(audit).__name__} needs rows of {', '.join(missing)}, and {who} was not asked about any: give the split such rows")
+    return [_checked(audit, audit(evidence)) for audit in audits]
+
+
+def _checked(audit: Any, finding: Any) -> Finding:
+    if not isinstance(finding, Finding):
+        raise UsageError(f"expected {type(audit).__name__} to give a Finding, got {type(finding).__name__}: write an audit as docs/add-an-audit.md shows")
+    return finding

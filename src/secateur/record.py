@@ -1,0 +1,249 @@
+"""What a run leaves behind: estimates, findings, step traces and the record that holds them. JSON in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from secateur.errors import DataError
+from secateur.stats import Interval
+
+SCHEMA = 1
+
+Better = Literal["lower", "higher", "nearer-to-retrain"]
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(Interval):
+    """An interval with its unit and its direction; the direction of a number is written here and nowhere else.
+
+    Attributes:
+        unit: "share" (in [0, 1]), "points" (percentage points), "nats", "seconds" ...
+        better: Which way is better; "nearer-to-retrain" where no direction is.
+    """
+
+    unit: str
+    better: Better
+
+    @classmethod
+    def of(cls, interval: Interval, *, unit: str, better: Better) -> Estimate:
+        """An interval, with what its number means."""
+        return cls(**{f.name: getattr(interval, f.name) for f in dataclasses.fields(Interval)}, unit=unit, better=better)
+
+    def __str__(self) -> str:
+        scale, sign = (100, " %") if self.unit == "share" else (1, "" if self.unit == "1" else f" {self.unit}")
+        text = f"{self.value * scale:.2f}{sign}"
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            text += f" [{self.low * scale:.2f}, {self.high * scale:.2f}]"
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What an audit found.
+
+    Attributes:
+        audit: The audit's name.
+        estimates: Name to estimate: "UA" for the candidate, "before.UA" and "retrain[0].UA" for the controls,
+            "RA[3]" for class 3.
+        verdict: "pass", "fail", "inconclusive", or None for an audit that only describes.
+        caveats: Sentences that a reader of the numbers must know.
+    """
+
+    audit: str
+    estimates: Mapping[str, Estimate]
+    verdict: Verdict | None = None
+    caveats: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [self.audit + (f": {self.verdict}" if self.verdict else "")]
+        shown = {name: estimate for name, estimate in self.estimates.items() if "[" not in name.removeprefix("retrain[")}
+        width = max((len(name) for name in shown), default=0)
+        lines += [f"  {name:<{width}}  {estimate}" for name, estimate in shown.items()]
+        lines += [f"  note: {caveat}" for caveat in self.caveats]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTrace:
+    """What the driver saw of one step.
+
+    Attributes:
+        step: The step's name or address.
+        label: What the plan calls it.
+        knobs: Its fields.
+        version: The version of its card.
+        seed: The seed of its random streams.
+        depth: How many steps had been taken before it.
+        reads: The roles that it may look at.
+        drawn: Role to rows drawn, counted each time.
+        seconds: Wall clock, device synchronised.
+        peak_bytes: Peak memory: of the device on a GPU, else of the process.
+        sparsity: Share of zeros among parameters with more than one dimension, after the step.
+        weights_saw: Roles that have shaped the weights.
+        masks_saw: Roles that have shaped the masks.
+        notes: Name to the numbers that the step noted, in order.
+    """
+
+    step: str
+    label: str = ""
+    knobs: Mapping[str, Any]
+    version: int
+    seed: int
+    depth: int
+    reads: tuple[str, ...]
+    drawn: Mapping[str, int]
+    seconds: float
+    peak_bytes: int
+    sparsity: float
+    weights_saw: tuple[str, ...]
+    masks_saw: tuple[str, ...]
+    notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a run leaves behind.
+
+    Attributes:
+        key: The run's key in its store.
+        plan: The plan of this one run, as data.
+        request: What was asked to be forgotten, in words.
+        method: The name of the unlearning step ("" where the plan has none).
+        unlearn: Position in ``steps`` of the first step that tells forget from retain; None without one.
+        steps: One trace each, in order.
+        findings: One for each audit.
+        references: For each reference model: kind, seed, key, and the traces' total seconds.
+        measures: Scalars taken where models were at hand.
+        split: Role to number of rows, the split's hash, the number of classes.
+        hashes: Artifact to SHA-256: weights, evidence, split.
+        files: Artifact to path below the store.
+        cards: Step or audit name to its card as data.
+        run: Seed, device, precision, threads, world size.
+        versions: Package to version.
+        hardware: Machine in words.
+        created: UTC, ISO 8601.
+        schema: Version of this layout.
+    """
+
+    key: str
+    plan: Mapping[str, Any]
+    request: str
+    method: str
+    unlearn: int | None
+    steps: tuple[StepTrace, ...]
+    findings: tuple[Finding, ...]
+    references: tuple[Mapping[str, Any], ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
+    split: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, Any]]
+    run: Mapping[str, Any]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+    created: str
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The record as JSON text; NaN travels as null."""
+        return json.dumps(_plain(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Read a record.
+
+        Args:
+            text: What ``to_json`` gave.
+
+        Returns:
+            The record, equal to the one that was written (NaN where null stood in an estimate).
+
+        Raises:
+            DataError: No JSON, no record, or a schema that this version does not know.
+        """
+        try:
+            data = json.loads(text)
+            if data["schema"] != SCHEMA:
+                raise DataError(f"expected a record of schema {SCHEMA}, got {data['schema']}: read it with the version of secateur that wrote it")
+            data["steps"] = tuple(_trace(step) for step in data["steps"])
+            data["findings"] = tuple(_finding(finding) for finding in data["findings"])
+            data["references"] = tuple(data["references"])
+            data["measures"] = {name: _number(value) for name, value in data["measures"].items()}
+            return cls(**data)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"expected a record as JSON, got something else ({error!r}): run the plan again") from error
+
+    @property
+    def unlearning(self) -> StepTrace | None:
+        """The trace of the step that unlearned, where there is one."""
+        return None if self.unlearn is None else self.steps[self.unlearn]
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity of the model that unlearning started from (of the last model, where nothing was unlearned)."""
+        before = self.steps[: self.unlearn] if self.unlearn is not None else self.steps
+        return before[-1].sparsity if before else 0.0
+
+    def estimate(self, name: str) -> Estimate | None:
+        """The first estimate of this name in any finding."""
+        return next((f.estimates[name] for f in self.findings if name in f.estimates), None)
+
+
+def read_records(store: Path) -> list[Record]:
+    """All records of a store, oldest first.
+
+    Args:
+        store: The folder that ``--store`` names.
+
+    Returns:
+        The records below ``runs/``.
+
+    Raises:
+        DataError: There is none, or one cannot be read.
+    """
+    found = []
+    for path in sorted(store.glob("runs/*/record.json")):
+        try:
+            found.append(Record.from_json(path.read_text()))
+        except (DataError, OSError) as error:
+            raise DataError(f"{path}: {error}") from error
+    if not found:
+        raise DataError(f'expected records below "{store}/runs", found none: run a plan first, or name its --store')
+    return sorted(found, key=lambda record: record.created)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _finding(data: dict[str, Any]) -> Finding:
+    estimates = {
+        name: Estimate(**{**e, **{key: _number(e[key]) for key in ("value", "low", "high")}})
+        for name, e in data["estimates"].items()
+    }
+    return Finding(**{**data, "estimates": estimates, "caveats": tuple(data["caveats"])})
+
+
+def _trace(data: dict[str, Any]) -> StepTrace:
+    lists = {key: tuple(data[key]) for key in ("reads", "weights_saw", "masks_saw")}
+    notes = {name: tuple(_number(v) for v in series) for name, series in data["notes"].items()}
+    return StepTrace(**{**data, **lists, "notes": notes})

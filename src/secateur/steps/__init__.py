@@ -1,0 +1,8 @@
+"""Steps change a model. Each file holds one, and its name is the step's name."""
+
+from pathlib import Path
+
+from secateur.card import Shelf
+
+shelf = Shelf(__name__, Path(__file__).parent)
+__getattr__, __dir__ = shelf.face()
