@@ -83,12 +83,6 @@ class Shelf(Mapping[str, type[Any]]):
             raise UsageError(f'expected "{use}" to be a class with a `card`, got {found!r}: a {kind} carries a secateur.Card')
         return found
 
-    def name(self, cls: type[Any]) -> str:
-        """The name by which a plan calls this class: kebab case on the shelf, an address outside it."""
-        if cls.__module__ in self._modules.values():
-            return cls.__module__.rpartition(".")[2].replace("_", "-")
-        return f"{cls.__module__}:{cls.__qualname__}"
-
     def face(self) -> tuple[Callable[[str], type[Any]], Callable[[], list[str]]]:
         """``__getattr__`` and ``__dir__`` for the package: ``steps.L1Sparse`` without importing the others."""
         classes = self.classes
@@ -100,6 +94,13 @@ class Shelf(Mapping[str, type[Any]]):
             return found
 
         return find, lambda: sorted([*classes, "shelf"])
+
+
+def name_of(cls: type[Any]) -> str:
+    """What plans call a class: kebab case for one on a shelf of this package, its address for one from outside."""
+    package, _, stem = cls.__module__.rpartition(".")
+    ours = package.startswith(("secateur.steps", "secateur.audits")) and cls.__name__ == camel(stem)
+    return stem.replace("_", "-") if ours else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def camel(stem: str) -> str:

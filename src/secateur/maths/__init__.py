@@ -1,0 +1,1 @@
+"""Maths that knows tensors and modules, and none of the nouns of this package."""

@@ -1,0 +1,127 @@
+"""What runs have in common and what tells them apart, in words."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from secateur.record import Finding, Record, StepTrace
+from secateur.report.spread import percent
+
+
+def settings(runs: Sequence[Record]) -> list[str]:
+    """Data and model of each run; what was asked to be forgotten is no part of it."""
+    things = []
+    for run in runs:
+        data, model = _mapping(run.plan.get("data")), _mapping(run.plan.get("model"))
+        base = " · ".join(str(part["use"]) for part in (data, model) if part.get("use"))
+        things.append(("", base, flat({k: v for k, v in data.items() if k != "forget"}, "data.") | flat(model, "model.")))
+    return [_joined(base, detail) or "unnamed data" for base, detail in _told_apart(things)]
+
+
+def starts(runs: Sequence[Record], places: Sequence[str]) -> list[str]:
+    """What unlearning started from: its sparsity, and what else tells it apart from others of that sparsity."""
+    things = []
+    for run, place in zip(runs, places, strict=True):
+        sparsity = round(run.sparsity, 3)
+        base = "dense" if sparsity == 0 else f"{percent(sparsity)} sparse"
+        things.append((f"{place}\n{run.request}", base, _steps(run.steps[: run.unlearn])))
+    return [_joined(base, detail) for base, detail in _told_apart(things)]
+
+
+def methods(runs: Sequence[Record]) -> list[tuple[str, str]]:
+    """Method and the knobs in which runs of this method differ."""
+    things = []
+    for run in runs:
+        later = run.steps[run.unlearn + 1 :] if run.unlearn is not None else ()
+        base = " + ".join([run.method or "no unlearning", *(step.step for step in later)])
+        own = run.unlearning
+        knobs = flat(own.knobs) | {"version of its numbers": own.version} if own else {}
+        things.append(("", base, knobs | _steps(later)))
+    return _told_apart(things)
+
+
+def audits(run: Record) -> Iterator[tuple[str, Finding]]:
+    """The findings by audit; a second one of the same audit is numbered."""
+    seen: Counter[str] = Counter()
+    for finding in run.findings:
+        seen[finding.audit] += 1
+        yield finding.audit + (f" {seen[finding.audit]}" if seen[finding.audit] > 1 else ""), finding
+
+
+def seed(run: Record) -> int:
+    """The seed that tells this run from its siblings."""
+    found = run.run.get("seed", run.plan.get("seed", 0))
+    return found if isinstance(found, int) else 0
+
+
+def training(run: Record) -> str:
+    """One name for all runs that started from the same trained model and the same rows."""
+    return json.dumps([[step.seed for step in run.steps[: run.unlearn]], seed(run), run.split.get("hash")], default=str)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested knobs as one level, with dots.
+
+    >>> flat({"lr": 0.1, "optimizer": {"momentum": 0.9}})
+    {'lr': 0.1, 'optimizer.momentum': 0.9}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def value(given: Any) -> str:
+    """A knob's value as text.
+
+    >>> value(0.0005), value("keep"), value(True), value([0, 2])
+    ('0.0005', 'keep', 'true', '[0, 2]')
+    """
+    if isinstance(given, float):
+        return f"{given:g}"
+    return given if isinstance(given, str) else json.dumps(given, default=str)
+
+
+def _steps(steps: Sequence[StepTrace]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    seen: Counter[str] = Counter()
+    for step in steps:
+        seen[step.step] += 1
+        name = step.step + (f" {seen[step.step]}" if seen[step.step] > 1 else "")
+        found |= {name: "", **flat(step.knobs, f"{name}."), f"{name}.version of its numbers": step.version}
+    return found
+
+
+def _told_apart(things: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """Base and details for each (place, base, entries): the entries in which things of one place and base differ."""
+    kept: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    marks = [json.dumps(entries, sort_keys=True, default=str) for _, _, entries in things]
+    for (place, base, entries), mark in zip(things, marks, strict=True):
+        kept.setdefault((place, base), {})[mark] = entries
+    told: dict[tuple[str, str, str], str] = {}
+    for (place, base), variants in kept.items():
+        used: set[str] = set()
+        every = dict.fromkeys(key for entries in variants.values() for key in entries)
+        differ = [key for key in every if len({value(entries.get(key, ...)) for entries in variants.values()}) > 1]
+        for mark, entries in variants.items():
+            shown = [key for key in differ if key in entries and key.rpartition(".")[0] not in differ]
+            text = ", ".join(key if entries[key] == "" else f"{key}={value(entries[key])}" for key in shown)
+            while text in used:  # they differ in order only
+                text = f"{text} again".strip()
+            used.add(text)
+            told[place, base, mark] = text
+    return [(base, told[place, base, mark]) for (place, base, _), mark in zip(things, marks, strict=True)]
+
+
+def _joined(base: str, detail: str) -> str:
+    return f"{base} ({detail})" if detail else base
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

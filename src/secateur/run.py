@@ -1,0 +1,152 @@
+"""Run: where and how to compute, and the only source of chance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Generator
+
+from secateur.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16", "fp64"]
+
+
+class Progress(Protocol):
+    """Shows how far long work has come."""
+
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A bar of ``total`` units; call what it gives with the number of units just done."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A bar that is not drawn."""
+        return nullcontext(lambda done: None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how to compute. Immutable: the same call gives the same bits however often it was used.
+
+    Attributes:
+        seed: Of all named streams.
+        device: "auto" takes a GPU where there is one; else as torch writes it.
+        precision: "fp32"; "bf16" (autocast, fp32 weights); "fp64" (data and model in double); "auto": bf16 where the
+            hardware multiplies it, else fp32.
+        threads: Of torch's CPU kernels; part of what makes bits repeatable.
+        depth: Steps taken so far; set by ``apply``, part of every stream's name.
+        notes: Name to numbers noted, in order; ``apply`` hands each step a fresh one.
+        progress: Where to show progress.
+
+    Raises:
+        UsageError: A device that is not here, or a precision or seed that does not exist.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    precision: Precision = "auto"
+    threads: int = field(default_factory=torch.get_num_threads)
+    depth: int = 0
+    notes: dict[str, list[float]] = field(default_factory=dict, repr=False, compare=False)
+    progress: Progress = field(default_factory=Silent, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"expected a seed that is a whole number from 0 on, got {self.seed!r}")
+        if self.precision not in ("auto", "fp32", "bf16", "fp64"):
+            raise UsageError(f'expected precision "auto", "fp32", "bf16" or "fp64", got {self.precision!r}')
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
+            raise UsageError(f"expected at least one thread, got {self.threads!r}")
+        try:
+            torch.empty(0, device=self.where)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f'expected a device that is here, got "{self.device}" ({str(error).splitlines()[0]}): use "cpu" or "auto"') from error
+
+    @property
+    def where(self) -> torch.device:
+        """The device."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def resolved(self) -> Literal["fp32", "bf16", "fp64"]:
+        """The precision that "auto" stands for here: a function of the hardware, never of a timing."""
+        if self.precision != "auto":
+            return self.precision
+        if self.where.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of data and weights."""
+        return torch.float64 if self.resolved == "fp64" else torch.float32
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Memory layout of images and of convolution weights: channels last wherever bf16 runs or a GPU does."""
+        fast = self.resolved != "fp64" and (self.resolved == "bf16" or self.where.type == "cuda")
+        return torch.channels_last if fast else torch.contiguous_format
+
+    def rng(self, name: str) -> Generator:
+        """A named random stream: a CPU generator that is a pure function of (seed, depth, name)."""
+        return Generator().manual_seed(self._seed_of(name))
+
+    def _seed_of(self, name: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{self.depth}/{name}".encode()).digest()[:7], "big")
+
+    def note(self, name: str, value: float) -> None:
+        """Note a number for the step's trace; a name noted again makes a series."""
+        self.notes.setdefault(name, []).append(float(value))
+
+    def at(self, depth: int) -> Run:
+        """The same run before its ``depth``-th step, with fresh notes."""
+        return replace(self, depth=depth, notes={})
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for training, where this run asks for it."""
+        return torch.autocast(self.where.type, torch.bfloat16) if self.resolved == "bf16" else nullcontext()
+
+    @contextmanager
+    def seeded(self, name: str) -> Iterator[None]:
+        """Torch's global generators under a named stream, put back afterwards: for ``nn.init`` and dropout."""
+        devices = [torch.cuda.current_device()] if self.where.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self._seed_of(name))  # noqa: TID251  the one place where it is allowed
+            yield
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """This run's thread count, and kernels that repeat their bits; put back afterwards."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock tells the truth."""
+        if self.where.type == "cuda":
+            torch.cuda.synchronize(self.where)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the bits beside plan and data: for keys and records."""
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        return {
+            "device": self.where.type,
+            "precision": self.resolved,
+            "threads": self.threads,
+            "world_size": world,
+            "torch": torch.__version__,
+        }

@@ -1,0 +1,192 @@
+"""The step protocol, and ``apply``: it takes a step and keeps the promises, so that no method has to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from secateur import knobs
+from secateur.card import Card, name_of
+from secateur.data import ROLES, Role, View
+from secateur.errors import BrokenPromise, NotFinite, UsageError
+from secateur.record import StepTrace
+from secateur.run import Run
+from secateur.state import State, copy_model
+
+
+class Step(Protocol):
+    """A thing that changes a model: a frozen, keyword-only dataclass whose fields are its knobs.
+
+    Attributes:
+        card: What it says of itself.
+    """
+
+    card: ClassVar[Card]
+
+    @property
+    def reads(self) -> frozenset[Role]:
+        """The roles that it looks at: an attribute, or a property of its knobs."""
+        ...
+
+    def __call__(self, state: State, run: Run, /) -> State:
+        """Change the model in ``state`` (it is a copy) and return the state."""
+        ...
+
+
+class Applied(NamedTuple):
+    """What ``apply`` gives back."""
+
+    state: State
+    trace: StepTrace
+
+
+def apply(step: Step, state: State, run: Run) -> Applied:
+    """Take a step, and keep the promises around it.
+
+    The caller's state is never touched. The step is handed a copy of the model (a newly initialised one if its card says
+    ``anew``), views that count, and closed views for every role that its ``reads`` does not name. Afterwards pruned weights
+    are +0.0, everything is finite, the model is in evaluation mode, gradients are gone and ``requires_grad`` is as it was.
+
+    Args:
+        step: What to do.
+        state: What to do it to.
+        run: Where to compute, and the seed.
+
+    Returns:
+        The new state, and the trace: rows drawn for each role, seconds (device synchronised), peak memory, notes.
+
+    Raises:
+        UsageError: The step is no step, or a knob is out of bounds.
+        ClosedView: It touched rows that ``reads`` does not name.
+        BrokenPromise: It handed back no state, another architecture, or pruned weights that are not +0.0.
+        NotFinite: A loss, a weight or a buffer became NaN or infinite.
+        DataError: The model cannot be copied, or a view that the step trains on is empty.
+    """
+    name, reads = _identify(step)
+    run = run.at(state.depth)
+    wanted = {key: p.requires_grad for key, p in state.model.named_parameters()}
+    handed = _handed(step.card, name, reads, state, run)
+    with run.steady(), run.seeded("torch"), _peak(run) as peak:
+        run.synchronize()
+        began = time.perf_counter()
+        result = step(handed, run)
+        run.synchronize()
+        seconds = time.perf_counter() - began
+    if not isinstance(result, State):
+        raise BrokenPromise(f"expected {name} to return a State, got {type(result).__name__}: end with `return state`")
+    _settle(result.model, wanted)
+    _check_architecture(name, result, state)
+    _check_masks(name, result)
+    _check_finite(name, result.model)
+    # a step that tells forget from retain unlearns, and a mark would carry the forgotten rows past it
+    unlearns = bool(reads & {"forget", "retain"})
+    after = replace(
+        result,
+        pool=state.pool,
+        forget=state.forget,
+        retain=state.retain,
+        marks={} if unlearns else result.marks,
+        depth=state.depth + 1,
+        weights_saw=result.weights_saw | reads,
+    )
+    trace = StepTrace(
+        step=name,
+        knobs=knobs.values(step),
+        version=step.card.version,
+        seed=run.seed,
+        depth=state.depth,
+        reads=tuple(sorted(reads)),
+        drawn={role: getattr(handed, role).drawn for role in ROLES if role in reads},
+        seconds=seconds,
+        peak_bytes=peak[0],
+        sparsity=after.sparsity,
+        weights_saw=tuple(sorted(after.weights_saw)),
+        masks_saw=tuple(sorted(after.masks_saw)),
+        notes={key: tuple(values) for key, values in run.notes.items()},
+    )
+    return Applied(after, trace)
+
+
+def _identify(step: Any) -> tuple[str, frozenset[Role]]:
+    name = name_of(type(step))
+    if not callable(step) or not isinstance(getattr(step, "card", None), Card):
+        raise UsageError(f"expected a step, got {name}: a step is callable and carries a `card`")
+    if not dataclasses.is_dataclass(step) or not type(step).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise UsageError(f"expected {name} to be a frozen dataclass: its fields are its knobs, and a knob that moves makes a record untrue")
+    if faults := knobs.check(step):
+        raise UsageError(f"{name}: " + "; ".join(faults))
+    reads = getattr(step, "reads", None)
+    if not isinstance(reads, frozenset) or not reads <= set(ROLES):
+        raise UsageError(f"expected {name}.reads to be a frozenset of {', '.join(ROLES)}, got {reads!r}: it says which rows the step looks at")
+    return name, reads
+
+
+def _handed(card: Card, name: str, reads: frozenset[Role], state: State, run: Run) -> State:
+    views: dict[str, View] = {}
+    for role in ROLES:
+        view: View = getattr(state, role)
+        why = f'{name} touched "{role}", but its `reads` names {", ".join(sorted(reads)) or "no role"}: add "{role}" to `reads`, or leave those rows alone'
+        views[role] = view.fresh() if role in reads else view.closed(why)
+    # copies of all that a step could write to: the caller's stays as it is
+    fresh = state.fresh(run) if card.anew else replace(state, model=copy_model(state.model))
+    masks = {key: mask.clone() for key, mask in state.masks.items()}
+    return replace(fresh, masks=masks, marks={key: mark.clone() for key, mark in state.marks.items()}, **views)
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, wanted: dict[str, bool]) -> None:
+    """Evaluation mode, no gradients, ``requires_grad`` as it was, plain contiguous memory."""
+    model.eval()
+    for key, p in model.named_parameters():
+        p.grad = None
+        p.requires_grad_(wanted.get(key, p.requires_grad))
+        if not p.is_contiguous():
+            p.data = p.data.contiguous()
+
+
+def _check_architecture(name: str, result: State, state: State) -> None:
+    if result.build is not state.build:
+        return
+    got = {key: value.shape for key, value in result.model.state_dict().items()}
+    want = {key: value.shape for key, value in state.model.state_dict().items()}
+    if got != want:
+        odd = sorted(key for key in got.keys() | want.keys() if got.get(key) != want.get(key))
+        raise BrokenPromise(f"expected {name} to keep the architecture, but {odd[0]} changed: its weights would not load; a step that reshapes must hand back a `build` that fits")
+
+
+def _check_masks(name: str, result: State) -> None:
+    weights = dict(result.model.named_parameters())
+    for key, mask in result.masks.items():
+        if key not in weights or mask.dtype != torch.bool or mask.shape != weights[key].shape:
+            raise BrokenPromise(f'expected masks of {name} to be boolean tensors in the shape of parameters, but "{key}" is not')
+        pruned = weights[key].detach()[~mask]
+        if bool((pruned != 0).any()) or bool(torch.signbit(pruned).any()):
+            raise BrokenPromise(f'expected pruned weights to be +0.0 after {name}, but some of "{key}" are not: train with optimize(), or end with state.pruned(masks)')
+
+
+def _check_finite(name: str, model: nn.Module) -> None:
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    if bad:
+        raise NotFinite(f"expected finite weights after {name}, but {bad[0]} holds NaN or infinity: lower lr, or set clip")
+
+
+@contextlib.contextmanager
+def _peak(run: Run) -> Any:
+    cell = [0]
+    if run.where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.where)
+    yield cell
+    if run.where.type == "cuda":
+        cell[0] = torch.cuda.max_memory_allocated(run.where)
+    else:
+        # the process's high-water mark; Linux counts KiB, macOS bytes
+        cell[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

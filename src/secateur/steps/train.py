@@ -1,0 +1,57 @@
+"""Train on the pool: the original model, or what is left of a schedule after pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from secateur.card import Card
+from secateur.data import Role
+from secateur.errors import UsageError
+from secateur.optimize import cross_entropy, optimize
+from secateur.run import Run
+from secateur.state import Mark, State
+from secateur.steps._recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Recipe):
+    """Minimise cross-entropy on the pool.
+
+    Attributes:
+        keep: Epochs of the schedule to mark ("epoch-2") for rewinding; 0 is the start.
+        start: Epoch of the schedule to begin at: after rewinding to "epoch-2", 2.
+    """
+
+    card: ClassVar[Card] = Card(
+        summary="Trains on the whole pool by SGD.",
+        paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, section 5 (settings)",
+        data="pool",
+    )
+    reads: ClassVar[frozenset[Role]] = frozenset({"pool"})
+
+    keep: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    start: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.start >= self.epochs:
+            raise UsageError(f"start = {self.start} leaves nothing of a schedule of {self.epochs} epochs: begin earlier")
+        if outside := [epoch for epoch in self.keep if not self.start <= epoch <= self.epochs]:
+            raise UsageError(f"keep = {outside[0]} is outside the epochs {self.start}..{self.epochs} of this step")
+
+    def __call__(self, state: State, run: Run, /) -> State:
+        """Train, and keep the marks."""
+        kept = {}
+
+        def mark(now: State, epochs: int) -> None:
+            if (epoch := self.start + epochs) in self.keep:
+                saw = now.weights_saw | self.reads if epochs else now.weights_saw
+                kept[f"epoch-{epoch}"] = Mark.of(now.model, epoch, saw)
+
+        mark(state, 0)
+        loader = state.pool.loader(epochs=self.epochs - self.start, batch=self.batch, rng=run.rng("order"))
+        sgd = self.sgd(start=self.start)
+        state = optimize(state, loader, cross_entropy, optimizer=sgd, clip=self.clip, after_epoch=mark, run=run)
+        return replace(state, marks={**state.marks, **kept})
