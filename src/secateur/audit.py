@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, Protocol, get_args
 
 from secateur import knobs
 from secateur.card import Card
 from secateur.errors import DataError, UsageError
 from secateur.evidence import Evidence
-from secateur.record import Finding
+from secateur.record import Estimate, Finding, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,8 @@ class Needs:
 
     Attributes:
         views: The views that every model must have been asked about.
-        references: How many models retrained without the forget rows it wants; with fewer it says so in its finding.
+        references: How many models retrained without the forget rows it wants; with fewer it says so in its
+            finding.
     """
 
     views: frozenset[str] = frozenset({"forget", "retain", "test"})
@@ -27,7 +28,7 @@ class Needs:
 
 
 class Audit(Protocol):
-    """Judges evidence. An audit never trains, never sees a model, and asks for references instead of making them."""
+    """Judges evidence. It never trains or sees a model, and asks for references instead of making them."""
 
     card: ClassVar[Card]
 
@@ -52,9 +53,15 @@ def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
         One finding for each audit, in order.
 
     Raises:
-        UsageError: A knob of an audit is out of bounds.
-        DataError: A view that an audit needs is missing or empty, for the candidate, the original or a reference.
+        UsageError: Something is no audit, a knob of an audit is out of bounds, or what it gave is no finding.
+        DataError: A view that an audit needs is missing or empty for candidate, original or a retrain.
     """
+    for audit in audits:
+        if isinstance(audit, type) or not is_dataclass(audit):
+            raise UsageError(
+                f"expected audits, each an instance of a frozen dataclass with a card, got {audit!r}: write "
+                "judge([audits.Accuracy()], evidence)"
+            )
     faults = [f"{type(audit).__name__}: {fault}" for audit in audits for fault in knobs.check(audit)]
     if faults:
         raise UsageError("; ".join(faults))
@@ -63,11 +70,24 @@ def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
             missing = sorted(v for v in audit.needs.views if v not in outputs or not len(outputs[v]))
             if missing:
                 who = prefix.rstrip(".") or "the candidate"
-                raise DataError(f"{type(audit).__name__} needs rows of {', '.join(missing)}, and {who} was not asked about any: give the split such rows")
+                raise DataError(
+                    f"{type(audit).__name__} needs rows of {', '.join(missing)}, and {who} was not asked "
+                    "about any: give the split such rows"
+                )
     return [_checked(audit, audit(evidence)) for audit in audits]
 
 
 def _checked(audit: Any, finding: Any) -> Finding:
+    name, how = type(audit).__name__, "write an audit as docs/add-an-audit.md shows"
     if not isinstance(finding, Finding):
-        raise UsageError(f"expected {type(audit).__name__} to give a Finding, got {type(finding).__name__}: write an audit as docs/add-an-audit.md shows")
+        raise UsageError(f"expected {name} to give a Finding, got {type(finding).__name__}: {how}")
+    if finding.verdict not in (None, *get_args(Verdict)):
+        raise UsageError(
+            f"expected a verdict of {get_args(Verdict)} or None from {name}, got {finding.verdict!r}: {how}"
+        )
+    bare = [key for key, estimate in finding.estimates.items() if not isinstance(estimate, Estimate)]
+    if bare:
+        raise UsageError(
+            f'expected an Estimate for "{bare[0]}" from {name}, got {finding.estimates[bare[0]]!r}: {how}'
+        )
     return finding

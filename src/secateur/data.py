@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from secateur.errors import ClosedView, DataError, UsageError
+from secateur.table import Table
 
 Role = Literal["pool", "forget", "retain"]
 ROLES: tuple[Role, ...] = ("pool", "forget", "retain")
@@ -27,7 +28,8 @@ class Batch(NamedTuple):
     """Some rows.
 
     Attributes:
-        x: [b, ...], or a mapping of such; floats in the precision of the run (uint8 images become floats in [0, 1]).
+        x: [b, ...], or a mapping of such; floats in the precision of the run (uint8 images become floats in
+            [0, 1]).
         y: [b], the classes, int64.
         row: [b], stable ids of the rows, int64.
     """
@@ -35,18 +37,6 @@ class Batch(NamedTuple):
     x: Tensor | Mapping[str, Tensor]
     y: Tensor
     row: Tensor
-
-
-class MapDataset(Protocol):
-    """Any map-style data set of ``(x, y)`` pairs: ``torch.utils.data.Dataset`` or a list."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Any:
-        """The pair ``(x, y)`` at this position."""
-        ...
 
 
 class Loader(Generic[Item]):
@@ -70,7 +60,9 @@ class Loader(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         if self._used:
-            raise UsageError("a loader is for one pass, and this one has been used: make another with view.loader(...)")
+            raise UsageError(
+                "a loader is for one pass, and this one has been used: make another with view.loader(...)"
+            )
         self._used = True
         return (item for epoch in range(self.epochs) for item in self._epoch(epoch))
 
@@ -91,7 +83,8 @@ def paired(first: Loader[Item], second: Loader[Other]) -> Loader[tuple[Item, Oth
     if len(second) < len(first):
         need = math.ceil(len(first) / second.updates)
         raise UsageError(
-            f"expected the second loader to last {len(first)} updates, got {len(second)}: ask for epochs={need}"
+            f"expected the second loader to last {len(first)} updates, got {len(second)}: ask for "
+            f"epochs={need}"
         )
     together = zip(first, second, strict=False)
 
@@ -103,7 +96,7 @@ def paired(first: Loader[Item], second: Loader[Other]) -> Loader[tuple[Item, Oth
 
 
 class CropFlip:
-    """Random crop after zero padding, and random horizontal flip: one pair of offsets and one coin for each image."""
+    """Random crop after zero padding, and random horizontal flip: for each image two offsets and one coin."""
 
     def __init__(self, pad: int) -> None:
         self.pad = pad
@@ -125,31 +118,8 @@ class CropFlip:
 
 
 def crop_flip(pad: int = 4) -> CropFlip:
-    """The usual augmentation of small images, as batched tensor operations, for ``Split.of(..., augment=...)``."""
+    """The usual augmentation of small images, as batched operations: ``Split.of(..., augment=crop_flip())``."""
     return CropFlip(pad)
-
-
-class Table:
-    """The rows behind the views: all x and all y, in memory, with one copy on each device that asks.
-
-    Args:
-        x: [n, ...] or a mapping of such.
-        y: [n], int64.
-        ids: [n], the stable id of each row.
-    """
-
-    def __init__(self, x: Tensor | Mapping[str, Tensor], y: Tensor, ids: Tensor) -> None:
-        self.x, self.y, self.ids = x, y, ids
-        self._copies: dict[torch.device, Table] = {}
-
-    def to(self, device: torch.device) -> Table:
-        """The same rows on a device; copied once."""
-        if device == self.y.device:
-            return self
-        if device not in self._copies:
-            x = self.x.to(device) if isinstance(self.x, Tensor) else {k: v.to(device) for k, v in self.x.items()}
-            self._copies[device] = Table(x, self.y.to(device), self.ids.to(device))
-        return self._copies[device]
 
 
 class View:
@@ -247,10 +217,14 @@ class View:
         """
         self._open()
         if epochs < 1 or batch < 1:
-            raise UsageError(f"expected at least one epoch and one row per batch, got epochs={epochs}, batch={batch}")
+            raise UsageError(
+                f"expected at least one epoch and one row per batch, got epochs={epochs}, batch={batch}"
+            )
         if not len(self):
-            raise DataError(f'expected rows to train on in "{self.name}", got an empty view: choose other rows to forget')
-        # one seed for each epoch's order and one for its augmentation: neither depends on how the other is used
+            raise DataError(
+                f'expected rows to train on in "{self.name}", got an empty view: choose other rows to forget'
+            )
+        # a seed for each epoch's order and one for its augmentation: neither depends on the other's use
         seeds = torch.randint(2**62, (epochs, 2), generator=rng).tolist()
         updates = math.ceil(len(self) / batch)
 
@@ -263,7 +237,7 @@ class View:
         return Loader(epochs, updates, epoch)
 
     def once(self, *, batch: int = 1024) -> Iterator[Batch]:
-        """Every row exactly once, in a fixed order, not augmented.
+        """Every row exactly once, in a fixed order and ceil(n / batch) even parts, not augmented.
 
         Args:
             batch: Rows per batch, at most.
@@ -272,11 +246,14 @@ class View:
             An iterator over batches; none where the view is empty.
 
         Raises:
+            UsageError: ``batch`` is below one.
             ClosedView: The step's ``reads`` does not name this role.
         """
         self._open()
-        at = self._at.to(self._device)
-        return (self._draw(part, None, None) for part in at.split(batch) if len(part))
+        if batch < 1:
+            raise UsageError(f"expected at least one row per batch, got batch={batch}")
+        parts = self._at.to(self._device).tensor_split(math.ceil(len(self) / batch) or 1)
+        return (self._draw(part, None, None) for part in parts if len(part))
 
     def _draw(self, at: Tensor, augment: Augment | None, rng: Generator | None) -> Batch:
         table = self._table.to(self._device)
@@ -331,11 +308,12 @@ class Split(Mapping[str, View]):
         """Split rows into roles.
 
         Args:
-            x: [n, ...] array or tensor, a mapping of such, or (without ``y``) a map-style data set of ``(x, y)``.
+            x: [n, ...] array or tensor, a mapping of such, or (without ``y``) a map-style data set of ``(x,
+                y)``.
             y: [n], the classes.
             forget: Positions in x, or a boolean mask [n].
-            holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget``; or positions,
-                or a mask.
+            holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget``; or
+                positions, or a mask.
             test: A pair ``(x, y)`` or a map-style data set; never reachable from a step.
             seed: Of the order that a holdout share is drawn in.
             augment: Batches [b, ...] of floats and a generator in, such batches out; for training only.
@@ -344,28 +322,42 @@ class Split(Mapping[str, View]):
             The split.
 
         Raises:
-            DataError: Labels that are no classes, rows that do not exist or stand in two roles, an empty role, a data
-                set that changes between two reads.
+            DataError: Labels that are no classes, rows that do not exist or stand in two roles, an empty
+                role, a data set that changes between two reads.
         """
-        table = _table(x, y, "the training data")
+        table = Table.read(x, y, what="the training data")
+        if augment is not None and not isinstance(table.x, Tensor):
+            raise DataError(
+                "expected no `augment` where x is a mapping: it works on one tensor; augment inside the "
+                "model, in training mode"
+            )
         n = len(table.y)
         gone = _positions(forget, n, "forget")
         if not len(gone):
-            raise DataError("expected at least one row to forget, got none: there is nothing to unlearn; name rows in `forget`")
+            raise DataError(
+                "expected at least one row to forget, got none: there is nothing to unlearn; name rows in "
+                "`forget`"
+            )
         if isinstance(holdout, (int, float)) and not isinstance(holdout, bool):
             held = holdout_rows(table.y.numpy(), float(holdout), seed=seed, without=gone)
         else:
             held = _positions(holdout, n, "holdout")
         if len(both := np.intersect1d(gone, held)):
-            raise DataError(f"expected a row to be forgotten or held out, but {len(both)} are both (the first: {both[0]}): take them out of one")
+            raise DataError(
+                f"expected a row to be forgotten or held out, but {len(both)} are both (the first: "
+                f"{both[0]}): take them out of one"
+            )
         pool = np.setdiff1d(np.arange(n), held)
         kept = np.setdiff1d(pool, gone)
         if not len(kept):
-            raise DataError(f"expected rows to retain, but `forget` and `holdout` name all {n}: a model of nothing cannot be trained")
+            raise DataError(
+                f"expected rows to retain, but `forget` and `holdout` name all {n}: a model of nothing "
+                "cannot be trained"
+            )
         roles = {"forget": gone, "retain": kept, "holdout": held}
         views = {name: View(name, table, torch.from_numpy(at), augment) for name, at in roles.items()}
         if test is not None:
-            tested = _table(*(test if isinstance(test, tuple) else (test, None)), "the test data")
+            tested = Table.read(*(test if isinstance(test, tuple) else (test, None)), what="the test data")
             views["test"] = View("test", tested, torch.arange(len(tested.y)))
         drawn = isinstance(holdout, (int, float)) and bool(len(held))
         return cls(views, View("pool", table, torch.from_numpy(pool), augment), drawn_holdout=drawn)
@@ -397,11 +389,15 @@ class Split(Mapping[str, View]):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of who stands where: of every view's name and fingerprint."""
-        return hashlib.sha256("".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items()).encode()).hexdigest()
+        return hashlib.sha256(
+            "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items()).encode()
+        ).hexdigest()
 
 
-def holdout_rows(y: NDArray[np.int64], share: float, *, seed: int, without: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """The rows that a holdout share takes: the first of a seed-fixed, stratified order that are not in ``without``.
+def holdout_rows(
+    y: NDArray[np.int64], share: float, *, seed: int, without: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """What a holdout share takes: the first rows of a seed-fixed, stratified order that are not in ``without``.
 
     Args:
         y: [n], the classes.
@@ -416,12 +412,16 @@ def holdout_rows(y: NDArray[np.int64], share: float, *, seed: int, without: NDAr
         DataError: The share is outside [0, 1), or asks for more rows than there are.
     """
     if not 0 <= share < 1:
-        raise DataError(f"expected a holdout share in [0, 1), got {share}: name rows, or take a smaller share")
+        raise DataError(
+            f"expected a holdout share in [0, 1), got {share}: name rows, or take a smaller share"
+        )
     count = round(share * len(y))
     order = stratified_order(y, seed=seed)
     free = order if without is None else order[~np.isin(order, without)]
     if count > len(free):
-        raise DataError(f"expected {count} rows to hold out, but only {len(free)} are not forgotten: take a smaller share")
+        raise DataError(
+            f"expected {count} rows to hold out, but only {len(free)} are not forgotten: take a smaller share"
+        )
     return np.sort(free[:count])
 
 
@@ -439,67 +439,25 @@ def _positions(rows: ArrayLike | Tensor, n: int, role: str) -> NDArray[np.int64]
     at = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
     if at.dtype == bool:
         if at.shape != (n,):
-            raise DataError(f"expected `{role}` as a boolean mask of shape ({n},), got {at.shape}: one entry for each row")
+            raise DataError(
+                f"expected `{role}` as a boolean mask of shape ({n},), got {at.shape}: one entry for each row"
+            )
         return np.flatnonzero(at)
     if not at.size:
         return np.zeros(0, dtype=np.int64)
     if at.ndim != 1 or not np.issubdtype(at.dtype, np.integer):
-        raise DataError(f"expected `{role}` as a list of row positions or a boolean mask, got {at.dtype} of shape {at.shape}")
+        raise DataError(
+            f"expected `{role}` as a list of row positions or a boolean mask, got {at.dtype} of shape "
+            f"{at.shape}"
+        )
     if at.min() < 0 or at.max() >= n:
-        raise DataError(f"expected positions in 0..{n - 1} in `{role}`, got {at.min()}..{at.max()}: there are {n} rows")
+        raise DataError(
+            f"expected positions in 0..{n - 1} in `{role}`, got {at.min()}..{at.max()}: there are {n} rows"
+        )
     unique, counts = np.unique(at, return_counts=True)
     if (counts > 1).any():
-        raise DataError(f"expected each row once in `{role}`, but row {unique[counts > 1][0]} is named {counts.max()} times")
+        raise DataError(
+            f"expected each row once in `{role}`, but row {unique[counts > 1][0]} is named {counts.max()} "
+            "times"
+        )
     return unique.astype(np.int64)
-
-
-def _table(x: Any, y: Any, what: str) -> Table:
-    if y is None:
-        x, y = _read(x, what)
-    labels = torch.as_tensor(np.array(y) if not isinstance(y, Tensor) else y.cpu())
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise DataError(f"expected the labels of {what} as integers [n], got {labels.dtype} of shape {tuple(labels.shape)}")
-    if len(labels) and labels.min() < 0:
-        raise DataError(f"expected classes 0, 1, ... in {what}, got label {int(labels.min())}: map labels to 0..classes-1")
-    parts = {name: _tensor(part) for name, part in x.items()} if isinstance(x, Mapping) else {"": _tensor(x)}
-    for name, part in parts.items():
-        if len(part) != len(labels):
-            raise DataError(f"expected one label for each row of {what}, got {len(part)} rows {name} and {len(labels)} labels")
-        if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-            raise DataError(f"expected finite values in {what}, got NaN or infinity: no model can be trained on them")
-    return Table(parts if isinstance(x, Mapping) else parts[""], labels.long(), torch.arange(len(labels)))
-
-
-def _tensor(x: Any) -> Tensor:
-    return x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
-
-
-def _read(dataset: MapDataset, what: str) -> tuple[Any, list[int]]:
-    """Read a map-style data set into memory, and some of it twice: an item that changes has no identity to forget."""
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise DataError(f"expected {what} as arrays (x, y) or as a map-style data set of (x, y), got {type(dataset).__name__}")
-    n = len(dataset)
-    pairs = [_pair(dataset[i], i, what) for i in range(n)]
-    for i in {round(k * (n - 1) / 255) for k in range(256)} if n else set():
-        again = _pair(dataset[i], i, what)
-        if again[1] != pairs[i][1] or not _same(again[0], pairs[i][0]):
-            raise DataError(
-                f"expected item {i} of {what} to be the same on a second read, but it changed: take augmentation out of the "
-                "data set and hand it over as Split.of(..., augment=...)"
-            )
-    xs = [x for x, _ in pairs]
-    x = {key: torch.stack([part[key] for part in xs]) for key in xs[0]} if xs and isinstance(xs[0], Mapping) else torch.stack(xs)
-    return x, [y for _, y in pairs]
-
-
-def _pair(item: Any, i: int, what: str) -> tuple[Any, int]:
-    if not isinstance(item, Sequence) or len(item) != 2:
-        raise DataError(f"expected item {i} of {what} to be a pair (x, y), got {type(item).__name__}")
-    x, y = item
-    return {key: _tensor(part) for key, part in x.items()} if isinstance(x, Mapping) else _tensor(x), int(y)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    return torch.equal(a, b)

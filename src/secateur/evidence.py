@@ -1,4 +1,4 @@
-"""Evidence: what models said about rows. Arrays, no models, so that judging is exact to test and cheap to repeat."""
+"""Evidence: what models said about rows. Arrays, no models: exact to test, and cheap to judge again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.special import log_softmax
 
+from secateur import stats
 from secateur.errors import DataError
 
 Kind = Literal["retrained", "shadow", "unlearned-shadow"]
@@ -31,7 +32,8 @@ class Outputs:
         features: [n, d], penultimate activations, float32, where an audit asks for them.
 
     Raises:
-        DataError: Shapes that do not fit, NaN or infinite logits, a label outside the classes.
+        DataError: Shapes that do not fit, NaN or infinite logits, a label outside the classes, labels or rows
+            that are no integers.
     """
 
     logits: NDArray[np.float32]
@@ -40,24 +42,35 @@ class Outputs:
     features: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "logits", _frozen(self.logits, np.float32))
-        object.__setattr__(self, "labels", _frozen(self.labels, np.int64))
-        object.__setattr__(self, "rows", _frozen(self.rows, np.int64))
-        if self.logits.ndim != 2 or self.labels.shape != (len(self.logits),) or self.rows.shape != self.labels.shape:
+        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, and is refused below
+            object.__setattr__(self, "logits", _frozen(self.logits, np.float32))
+        object.__setattr__(self, "labels", _integers(self.labels, "labels"))
+        object.__setattr__(self, "rows", _integers(self.rows, "rows"))
+        if (
+            self.logits.ndim != 2
+            or self.labels.shape != (len(self.logits),)
+            or self.rows.shape != self.labels.shape
+        ):
             raise DataError(
-                f"expected logits [n, classes], labels [n] and rows [n], got {self.logits.shape}, {self.labels.shape} "
-                f"and {self.rows.shape}: an audit matches them row by row"
+                f"expected logits [n, classes], labels [n] and rows [n], got {self.logits.shape}, "
+                f"{self.labels.shape} and {self.rows.shape}: an audit matches them row by row"
             )
         if self.features is not None:
             object.__setattr__(self, "features", _frozen(self.features, np.float32))
-            if len(self.features) != len(self.logits):
-                raise DataError(f"expected {len(self.logits)} rows of features, got {len(self.features)}")
+            if self.features.ndim != 2 or len(self.features) != len(self.logits):
+                raise DataError(
+                    f"expected features [{len(self.logits)}, d], got {self.features.shape}: one vector a row"
+                )
         if not np.isfinite(self.logits).all():
             bad = int((~np.isfinite(self.logits).all(axis=1)).sum())
-            raise DataError(f"expected finite logits, got NaN or infinity in {bad} of {len(self.logits)} rows: nothing can be judged by them")
+            raise DataError(
+                f"expected finite logits, got NaN or infinity in {bad} of {len(self.logits)} rows: nothing "
+                "can be judged by them"
+            )
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < self.classes:
             raise DataError(
-                f"expected labels in 0..{self.classes - 1}, one for each logit, got {self.labels.min()}..{self.labels.max()}"
+                f"expected labels in 0..{self.classes - 1}, the width of the logits, got "
+                f"{self.labels.min()}..{self.labels.max()}: number the classes from 0"
             )
 
     def __len__(self) -> int:
@@ -66,7 +79,7 @@ class Outputs:
     @property
     def classes(self) -> int:
         """The number of classes: the width of the logits."""
-        return self.logits.shape[1]
+        return int(self.logits.shape[1])
 
     @cached_property
     def log_probs(self) -> NDArray[np.float64]:
@@ -87,7 +100,9 @@ class Outputs:
         """The rows whose true label is not among ``classes``."""
         keep = ~np.isin(self.labels, classes)
         features = None if self.features is None else self.features[keep]
-        return self if keep.all() else Outputs(self.logits[keep], self.labels[keep], self.rows[keep], features)
+        if keep.all():
+            return self
+        return Outputs(self.logits[keep], self.labels[keep], self.rows[keep], features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +125,14 @@ class Reference:
 
         Args:
             outputs: What it said.
-            trained_on: Anything with ``.rows``: row ids [n], or a mapping of role to row ids (a split), of which
-                "retain" counts.
+            trained_on: Anything with ``.rows``: row ids [n], or a mapping of role to row ids (a split), of
+                which "retain" counts.
 
         Returns:
             The reference, of kind "retrained".
         """
-        rows = trained_on.rows
-        return cls("retrained", outputs, _frozen(rows["retain"] if isinstance(rows, Mapping) else rows, np.int64))
+        rows = trained_on.rows["retain"] if isinstance(trained_on.rows, Mapping) else trained_on.rows
+        return cls("retrained", outputs, _integers(rows, "rows"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +146,8 @@ class Evidence:
         measures: Scalars taken where models were at hand: sparsity, weight distances.
 
     Raises:
-        DataError: The models were asked about different rows, or a reference "retrained" without the forget rows was
-            trained on some of them.
+        DataError: The models were asked about different rows, labels or classes, or a reference "retrained"
+            without the forget rows was trained on some of them.
     """
 
     before: Mapping[str, Outputs]
@@ -143,19 +158,28 @@ class Evidence:
     def __post_init__(self) -> None:
         for name, outputs in self.models():
             for view in outputs.keys() & self.after.keys():
-                if not np.array_equal(outputs[view].rows, self.after[view].rows):
-                    raise DataError(f'expected all models to be asked about the same rows of "{view}", but those of {name} differ from the candidate\'s')
-        for i, reference in enumerate(self.references):
-            if reference.kind == "retrained" and "forget" in self.after:
+                theirs, ours = outputs[view], self.after[view]
+                same = {
+                    "rows": np.array_equal(theirs.rows, ours.rows),
+                    "labels": np.array_equal(theirs.labels, ours.labels),
+                    "classes": theirs.classes == ours.classes,
+                }
+                for what in (what for what, equal in same.items() if not equal):
+                    raise DataError(
+                        f'expected all models to be asked about the same rows of "{view}", but the {what} of '
+                        f"{name.rstrip('.')} differ from the candidate's: observe all of them on one split"
+                    )
+        for i, reference in enumerate(self.retrains):
+            if "forget" in self.after:
                 shared = np.intersect1d(reference.rows, self.after["forget"].rows)
                 if len(shared):
                     raise DataError(
-                        f"expected retrain[{i}] to have seen no forget row, but it was trained on {len(shared)} of them "
-                        f"(the first: {shared[0]}): it is no reference for having forgotten"
+                        f"expected retrain[{i}] to have seen no forget row, but it was trained on "
+                        f"{len(shared)} of them (the first: {shared[0]}): it is no reference for forgetting"
                     )
 
     def models(self) -> Iterator[tuple[str, Mapping[str, Outputs]]]:
-        """Name prefix and outputs of each model: "" the candidate, "before." and "retrain[0]." the controls."""
+        """Name prefix and outputs of each model: "" the candidate, "before." and "retrain[0]." controls."""
         yield "", self.after
         yield "before.", self.before
         for i, reference in enumerate(self.retrains):
@@ -171,6 +195,67 @@ class Evidence:
         """The classes without retain rows: they count as forgotten."""
         retain = self.after["retain"]
         return np.setdiff1d(np.arange(retain.classes), retain.labels)
+
+    @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """A caveat for what ``hits`` and ``mia_efficacy`` leave out of test; empty where that is nothing."""
+        test = self.after["test"]
+        gone = np.intersect1d(self.forgotten, test.labels)
+        if not len(gone):
+            return ()
+        count, names = int(np.isin(test.labels, gone).sum()), ", ".join(map(str, gone))
+        who = f"class {names} counts" if len(gone) == 1 else f"classes {names} count"
+        return (f"{who} as forgotten, having no retain rows: {count} of {len(test)} test rows are left out",)
+
+    def hits(self, outputs: Mapping[str, Outputs]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """UA, RA and TA of one model, row by row: the metric is the mean of its hits.
+
+        Args:
+            outputs: What one model of this evidence said of forget, retain and test.
+
+        Returns:
+            "UA", "RA" and "TA", each with the true labels [n] and whether the row counts [n]: a wrong answer
+            on forget, a right one on retain and on test. Forgotten classes are left out of test.
+        """
+        forget, retain, test = outputs["forget"], outputs["retain"], self._test(outputs)
+        return {
+            "UA": (forget.labels, ~forget.correct),
+            "RA": (retain.labels, retain.correct),
+            "TA": (test.labels, test.correct),
+        }
+
+    def mia_efficacy(
+        self, outputs: Mapping[str, Outputs], *, members: Literal["sampled", "first"], seed: int
+    ) -> float:
+        """MIA-Efficacy of one model; kept, since the predictor takes seconds on a big test set.
+
+        Args:
+            outputs: What one model of this evidence said of forget, retain and test.
+            members: As in ``stats.mia_efficacy``: the same rows for every model.
+            seed: Seed of the sample.
+
+        Returns:
+            The share of forget rows called non-members, in [0, 1]. Forgotten classes are left out of test.
+        """
+        key = (id(outputs), members, seed)
+        if key not in self._efficacies:
+            views = (outputs["retain"], self._test(outputs), outputs["forget"])
+            value = stats.mia_efficacy(*(view.confidence for view in views), members=members, seed=seed)
+            self._efficacies[key] = outputs, value  # with the outputs: an id is only its own while they live
+        return self._efficacies[key][1]
+
+    @cached_property
+    def _efficacies(self) -> dict[tuple[int, str, int], tuple[Mapping[str, Outputs], float]]:
+        return {}
+
+    def _test(self, outputs: Mapping[str, Outputs]) -> Outputs:
+        test = outputs["test"].without(self.forgotten)
+        if not len(test):
+            raise DataError(
+                "expected test rows of a retained class, got none: TA and MIA-Efficacy leave forgotten "
+                "classes out; give the split test rows of the others"
+            )
+        return test
 
 
 def pack_outputs(outputs: Mapping[str, Outputs]) -> bytes:
@@ -202,12 +287,24 @@ def load_outputs(path: Path) -> dict[str, Outputs]:
             views = json.loads(file.metadata()["secateur"])["views"]
             keys = set(file.keys())
             names = ("logits", "labels", "rows", "features")
-            return {v: Outputs(**{n: file.get_tensor(f"{v}/{n}") for n in names if f"{v}/{n}" in keys}) for v in views}
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise DataError(f'expected stored outputs in "{path}", got something unreadable ({error}): make the evidence again') from error
+            stored = {v: {n: file.get_tensor(f"{v}/{n}") for n in names if f"{v}/{n}" in keys} for v in views}
+            return {view: Outputs(**arrays) for view, arrays in stored.items()}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f'expected stored outputs in "{path}", got something unreadable ({error}): make them again'
+        ) from error
 
 
 def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
     array = np.asarray(values, dtype=dtype).view()
     array.flags.writeable = False
     return array
+
+
+def _integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise DataError(
+            f"expected {name} [n] as integers, got {array.dtype}: rounding them would judge other {name}"
+        )
+    return _frozen(array, np.int64)

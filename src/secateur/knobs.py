@@ -1,12 +1,13 @@
 """Knobs: one name, one meaning, one set of bounds; and strict checking of any dataclass made of them.
 
-A step's or an audit's fields are its config schema, its help, its docs table and its cache key. The types here carry the
-bounds and the help, so ``lr: Lr = 0.01`` is all that a method has to write.
+A step's or an audit's fields are its config schema, its help, its docs table and its cache key. The types
+here carry the bounds and the help, so ``lr: Lr = 0.01`` is all that a method has to write.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -23,7 +24,9 @@ Batch = Annotated[int, Field(ge=1, description="rows per update, at most")]
 Lr = Annotated[float, Field(gt=0, allow_inf_nan=False, description="learning rate, per update")]
 Momentum = Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")]
 Nesterov = Annotated[bool, Field(description="use Nesterov's momentum")]
-Decay = Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight decay (l2), on every parameter")]
+Decay = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="weight decay (l2), on every parameter")
+]
 Clip = Annotated[
     Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
     Field(description="largest allowed l2 norm of the whole gradient; none: no clipping"),
@@ -32,9 +35,18 @@ Schedule = Annotated[
     Literal["constant", "step", "cosine", "one-cycle"],
     Field(description="how the learning rate moves over the run; step: a tenth at 50 % and again at 75 %"),
 ]
-WarmUp = Annotated[float, Field(ge=0, lt=1, description="share of the run in which the learning rate rises from zero")]
+WarmUp = Annotated[
+    float, Field(ge=0, lt=1, description="share of the run in which the learning rate rises from zero")
+]
 Sparsity = Annotated[float, Field(ge=0, lt=1, description="share of weights that are zero, in [0, 1)")]
-Gamma = Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight of the l1 norm in the objective")]
+Gamma = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="weight of the l1 norm in the objective")
+]
+References = Annotated[int, Field(ge=1, description="how many reference models to ask for")]
+Members = Annotated[
+    Literal["sampled", "first"],
+    Field(description="the retain rows that stand for members: a random sample, or the first ones"),
+]
 Level = Annotated[float, Field(gt=0, lt=1, description="confidence level of the intervals")]
 Seed = Annotated[int, Field(ge=0, description="seed of the named random streams")]
 
@@ -48,11 +60,27 @@ class Knob(NamedTuple):
     help: str
 
 
-@cache
 def _adapters(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
-    hints = get_type_hints(cls, include_extras=True)
+    hashable: Any = cls  # mypy finds no hash in a class
+    return _adapters_once(hashable)
+
+
+@cache
+def _adapters(target: Any) -> dict[str, TypeAdapter[Any]]:
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return {f.name: _adapter(hints[f.name], config) for f in dataclasses.fields(cls) if f.init}
+    return {name: _adapter(hint, config) for name, (hint, _) in _fields(target).items()}
+
+
+def _fields(target: Any) -> dict[str, tuple[Any, bool]]:
+    """Name to type and whether it is required: the fields of a dataclass, or what a function can be called with."""
+    if dataclasses.is_dataclass(target):
+        hints = get_type_hints(target, include_extras=True)
+        fields = [field for field in dataclasses.fields(target) if field.init]
+        return {f.name: (hints[f.name], f.default is f.default_factory is dataclasses.MISSING) for f in fields}
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = [p for p in inspect.signature(target).parameters.values() if p.kind in named]
+    return {p.name: (hints.get(p.name, Any), p.default is p.empty) for p in parameters}
 
 
 def _adapter(hint: Any, config: ConfigDict) -> TypeAdapter[Any]:
@@ -69,7 +97,10 @@ def describe(cls: type[Any]) -> list[Knob]:
     for field in dataclasses.fields(cls):
         if field.init:
             kind, text = _words(hints[field.name])
-            default = "" if field.default is dataclasses.MISSING else json.dumps(field.default, default=repr)
+            value = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                value = field.default_factory()
+            default = "" if value is dataclasses.MISSING else json.dumps(value, default=repr)
             knobs.append(Knob(field.name, kind, default, told.get(field.name) or text))
     return knobs
 
@@ -86,41 +117,66 @@ def check(value: Any) -> list[str]:
     return faults
 
 
-def build(cls: type[Any], values: Mapping[str, Any], *, where: str) -> Any:
-    """An instance of ``cls`` from plain JSON-like values, strictly: no unknown key, no coercion, all faults at once.
+def build(target: Any, values: Mapping[str, Any], *, where: str) -> Any:
+    """Call a dataclass or a function with JSON-like values, checked as ``parse`` checks them.
 
     Args:
-        cls: A dataclass whose fields are knobs.
-        values: Field name to value, as TOML or JSON gives them.
+        target: A dataclass whose fields are knobs, or a function whose parameters are.
+        values: Name to value, as TOML or JSON gives them.
         where: The place in the plan, to begin each sentence with.
 
     Returns:
-        The instance.
+        What the call gives.
+
+    Raises:
+        PlanError: Any key or value is wrong, or the target refuses them together; carries every fault.
+    """
+    fields = parse(target, values, where=where)
+    try:
+        return target(**fields)
+    except PlanError:
+        raise
+    except UsageError as error:
+        raise PlanError([f"{where}: {error}"]) from error
+
+
+def parse(target: Any, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Check JSON-like values against a dataclass or a function: no unknown key, no coercion, all faults at once.
+
+    Args:
+        target: A dataclass whose fields are knobs, or a function whose parameters are.
+        values: Name to value, as TOML or JSON gives them.
+        where: The place in the plan, to begin each sentence with.
+
+    Returns:
+        Name to value, ready for the call (lists have become tuples where the type says so).
 
     Raises:
         PlanError: Any key or value is wrong; carries every fault.
     """
-    adapters = _adapters(cls)
-    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
+    adapters = _adapters(target)
+    required = {name for name, (_, needed) in _fields(target).items() if needed}
     faults = [f'{where}: unknown key "{key}", {nearest(key, adapters)}' for key in values if key not in adapters]
     faults += [f'{where}: "{key}" is missing, and it has no default' for key in adapters if key in required - set(values)]
     fields = {}
-    for key in values.keys() & adapters.keys():
+    for key in (key for key in adapters if key in values):  # in the fields' order, so the faults have one too
         try:
             fields[key] = adapters[key].validate_json(json.dumps(values[key]), strict=True)
         except (ValidationError, TypeError) as error:
             faults.append(f"{where}: {_sentence(key, values[key], error)}")
-    if not faults:
-        try:
-            return cls(**fields)
-        except UsageError as error:
-            faults = [f"{where}: {error}"]
-    raise PlanError(faults)
+    if faults:
+        raise PlanError(faults)
+    return fields
+
+
+def names(target: Any) -> list[str]:
+    """The names of the knobs of a dataclass or a function, in order."""
+    return list(_fields(target))
 
 
 def values(instance: Any) -> dict[str, Any]:
     """The fields of a dataclass of knobs as JSON-like values: for keys and records."""
-    plain: dict[str, Any] = json.loads(json.dumps({f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}))
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(instance)))
     return plain
 
 
@@ -157,10 +213,11 @@ def _bound(part: Any) -> str:
 
 
 def _told_in_docstring(cls: type[Any]) -> dict[str, str]:
-    """Field name to what the docstring's Attributes section says of it (its own words win over the type's)."""
+    """Field name to what the docstring's Attributes section says of it, which wins over the type's words."""
     told: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        section = (base.__doc__ or "").partition("Attributes:")[2]
-        for match in re.finditer(r"^\s{4,8}(\w+): (.+(?:\n\s{9,}.+)*)", section, flags=re.MULTILINE):
+        # cleaned: from Python 3.13 on, docstrings come without their indentation
+        section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:")[2]
+        for match in re.finditer(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", section, flags=re.MULTILINE):
             told[match[1]] = " ".join(match[2].split())
     return told

@@ -16,21 +16,25 @@ from secateur.run import Run
 from secateur.state import sparsity_of
 
 
-def observe(model: nn.Module, views: Mapping[str, View], run: Run, *, features: str | None = None) -> Mapping[str, Outputs]:
+def observe(
+    model: nn.Module, views: Mapping[str, View], run: Run, *, features: str | None = None
+) -> Mapping[str, Outputs]:
     """Ask a model about the rows of every view, in evaluation mode, in fp32 or wider, never under autocast.
 
     Args:
         model: Returns logits [b, classes]; left as it was.
         views: View name to rows: a ``Split``, or any mapping.
         run: Where to compute.
-        features: Name of a submodule whose input to keep as features [n, d] (the head's gives the penultimate layer).
+        features: Name of a submodule whose input to keep as features [n, d] (the head's gives the penultimate
+            layer).
 
     Returns:
         View name to outputs: logits [n, classes] as float32, labels [n], rows [n].
 
     Raises:
         NotFinite: The model returned NaN or infinity.
-        DataError: The model does not return logits, a label is outside them, or there is no submodule ``features``.
+        DataError: The model does not return logits, a label is outside them, or there is no submodule
+            ``features``.
     """
     with run.steady(), _as_judged(model, run), _watching(model, features) as seen:
         return {name: _ask(model, name, view, run, seen) for name, view in views.items()}
@@ -44,12 +48,16 @@ def measure(before: nn.Module, after: nn.Module) -> dict[str, float]:
         after: The unlearned one, of the same architecture.
 
     Returns:
-        "sparsity.before" and "sparsity.after" (share of zeros among parameters with more than one dimension), and
-        "distance" (l2 between the two, over all parameters).
+        "sparsity.before" and "sparsity.after" (share of zeros among parameters with more than one dimension),
+        and "distance" (l2 between the two, over all parameters).
     """
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     square = sum(float((a.detach().double() - b.detach().double()).square().sum()) for a, b in pairs)
-    return {"sparsity.before": sparsity_of(before), "sparsity.after": sparsity_of(after), "distance": square**0.5}
+    return {
+        "sparsity.before": sparsity_of(before),
+        "sparsity.after": sparsity_of(after),
+        "distance": square**0.5,
+    }
 
 
 def _ask(model: nn.Module, name: str, view: View, run: Run, seen: list[Tensor]) -> Outputs:
@@ -58,8 +66,13 @@ def _ask(model: nn.Module, name: str, view: View, run: Run, seen: list[Tensor]) 
         seen.clear()
         said = model(batch.x)
         if not isinstance(said, Tensor) or said.ndim != 2 or len(said) != len(batch.y):
-            got = f"a tensor of shape {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
-            raise DataError(f"expected a model that returns logits [b, classes], got {got}: wrap it in a module whose forward returns the logits alone")
+            got = (
+                f"a tensor of shape {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+            )
+            raise DataError(
+                f"expected a model that returns logits [b, classes], got {got}: wrap it in a module whose "
+                "forward returns the logits alone"
+            )
         logits.append(said.float().cpu())
         labels.append(batch.y.cpu())
         rows.append(batch.row.cpu())
@@ -69,7 +82,9 @@ def _ask(model: nn.Module, name: str, view: View, run: Run, seen: list[Tensor]) 
     answers = torch.cat(logits).numpy()
     if not np.isfinite(answers).all():
         bad = int((~np.isfinite(answers).all(axis=1)).sum())
-        raise NotFinite(f'expected finite logits, but the model returned NaN or infinity for {bad} of {len(answers)} rows of "{name}": nothing can be judged by them')
+        raise NotFinite(
+            f'expected finite logits, but the model returned NaN or infinity for {bad} of {len(answers)} rows of "{name}": nothing can be judged by them'
+        )
     kept = torch.cat(features).numpy() if features else None
     return Outputs(answers, torch.cat(labels).numpy(), torch.cat(rows).numpy(), kept)
 
@@ -96,10 +111,11 @@ def _watching(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
         return
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
-        raise DataError(f'expected features="{name}" to name a submodule, got none of these: {", ".join(list(modules)[1:9])} ...')
+        raise DataError(
+            f'expected features="{name}" to name a submodule, got none of these: {", ".join(list(modules)[1:9])} ...'
+        )
     handle = modules[name].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
         yield seen
     finally:
         handle.remove()
-

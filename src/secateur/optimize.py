@@ -61,15 +61,16 @@ def optimize(
     """Train ``state.model`` in place.
 
     Args:
-        state: Its model is changed; pruned weights are filled with zeros before the first and after every update.
+        state: Its model is changed; pruned weights are filled with zeros before the first and after every
+            update.
         loader: Batches, or pairs of them; one pass.
         loss: Model, item and progress (updates done / updates to do, in [0, 1)) to a scalar.
         optimizer: How to descend.
         clip: Largest l2 norm of the whole gradient; None: no clipping.
         norms: "frozen" keeps batch-norm layers in evaluation mode: their statistics are used and do not move.
-        proximal: ``proximal(weight, step, progress)`` after each update, for each trainable parameter; returns the new
-            weight (or the same tensor: unchanged). With ``step = lr / (1 - momentum)`` the fixed point minimises loss +
-            penalty, momentum or not.
+        proximal: ``proximal(weight, step, progress)`` after each update, for each trainable parameter;
+            returns the new weight (or the same tensor: unchanged). With ``step = lr / (1 - momentum)`` the
+            fixed point minimises loss + penalty, momentum or not.
         after_epoch: Called with the state and the number of epochs done; may return a state with other masks.
         run: Where to compute.
 
@@ -119,7 +120,10 @@ def optimize(
             advance(loader.updates)
             mean = float(losses) / loader.updates
             if not torch.isfinite(losses):
-                raise NotFinite(f"expected a finite loss, got {mean} in epoch {epoch} of {loader.epochs}: lower lr (now {optimizer.lr}), or set clip")
+                raise NotFinite(
+                    f"expected a finite loss, got {mean} in epoch {epoch} of {loader.epochs}: lower lr (now "
+                    f"{optimizer.lr}), or set clip"
+                )
             run.note("loss", mean)
             if after_epoch is not None and (changed := after_epoch(state, epoch)) is not None:
                 state = changed
@@ -154,7 +158,12 @@ def _zero(pruned: list[tuple[Tensor, Tensor]]) -> None:
 
 
 @torch.no_grad()
-def _shrink(params: list[nn.Parameter], proximal: Callable[[Tensor, float, float], Tensor], step: float, progress: float) -> None:
+def _shrink(
+    params: list[nn.Parameter],
+    proximal: Callable[[Tensor, float, float], Tensor],
+    step: float,
+    progress: float,
+) -> None:
     for p in params:
         shrunk = proximal(p, step, progress)
         if shrunk is not p:

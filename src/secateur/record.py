@@ -1,4 +1,4 @@
-"""What a run leaves behind: estimates, findings, step traces and the record that holds them. JSON in and out."""
+"""What a run leaves behind: estimates, findings, step traces and their record. JSON in and out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from secateur.errors import DataError
 from secateur.stats import Interval
@@ -21,10 +23,11 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Interval):
-    """An interval with its unit and its direction; the direction of a number is written here and nowhere else.
+    """An interval with its unit and its direction, which is written here and nowhere else.
 
     Attributes:
-        unit: "share" (in [0, 1]), "points" (percentage points), "nats", "seconds" ...
+        unit: "share" (in [0, 1]), "points" (percentage points: a difference of shares, times 100), "nats",
+            "seconds" ...
         better: Which way is better; "nearer-to-retrain" where no direction is.
     """
 
@@ -34,10 +37,15 @@ class Estimate(Interval):
     @classmethod
     def of(cls, interval: Interval, *, unit: str, better: Better) -> Estimate:
         """An interval, with what its number means."""
-        return cls(**{f.name: getattr(interval, f.name) for f in dataclasses.fields(Interval)}, unit=unit, better=better)
+        return cls(
+            **{f.name: getattr(interval, f.name) for f in dataclasses.fields(Interval)},
+            unit=unit,
+            better=better,
+        )
 
     def __str__(self) -> str:
-        scale, sign = (100, " %") if self.unit == "share" else (1, "" if self.unit == "1" else f" {self.unit}")
+        scale = 100 if self.unit == "share" else 1
+        sign = {"share": " %", "1": ""}.get(self.unit, f" {self.unit}")
         text = f"{self.value * scale:.2f}{sign}"
         if math.isfinite(self.low) and math.isfinite(self.high):
             text += f" [{self.low * scale:.2f}, {self.high * scale:.2f}]"
@@ -63,7 +71,7 @@ class Finding:
 
     def __str__(self) -> str:
         lines = [self.audit + (f": {self.verdict}" if self.verdict else "")]
-        shown = {name: estimate for name, estimate in self.estimates.items() if "[" not in name.removeprefix("retrain[")}
+        shown = {name: e for name, e in self.estimates.items() if "[" not in name.removeprefix("retrain[")}
         width = max((len(name) for name in shown), default=0)
         lines += [f"  {name:<{width}}  {estimate}" for name, estimate in shown.items()]
         lines += [f"  note: {caveat}" for caveat in self.caveats]
@@ -153,7 +161,7 @@ class Record:
 
     def to_json(self) -> str:
         """The record as JSON text; NaN travels as null."""
-        return json.dumps(_plain(self), indent=1, allow_nan=False) + "\n"
+        return json.dumps(plain(self), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Record:
@@ -163,7 +171,8 @@ class Record:
             text: What ``to_json`` gave.
 
         Returns:
-            The record, equal to the one that was written (NaN where null stood in an estimate).
+            The record, equal to the one that was written (NaN where null stood for a number of a trace, a
+            finding or the measures).
 
         Raises:
             DataError: No JSON, no record, or a schema that this version does not know.
@@ -171,14 +180,19 @@ class Record:
         try:
             data = json.loads(text)
             if data["schema"] != SCHEMA:
-                raise DataError(f"expected a record of schema {SCHEMA}, got {data['schema']}: read it with the version of secateur that wrote it")
-            data["steps"] = tuple(_trace(step) for step in data["steps"])
+                raise DataError(
+                    f"expected a record of schema {SCHEMA}, got {data['schema']}: read it with the version "
+                    "of secateur that wrote it"
+                )
+            data["steps"] = tuple(read_trace(step) for step in data["steps"])
             data["findings"] = tuple(_finding(finding) for finding in data["findings"])
             data["references"] = tuple(data["references"])
             data["measures"] = {name: _number(value) for name, value in data["measures"].items()}
             return cls(**data)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"expected a record as JSON, got something else ({error!r}): run the plan again") from error
+            raise DataError(
+                f"expected a record as JSON, got something else ({error!r}): run the plan again"
+            ) from error
 
     @property
     def unlearning(self) -> StepTrace | None:
@@ -187,7 +201,7 @@ class Record:
 
     @property
     def sparsity(self) -> float:
-        """Sparsity of the model that unlearning started from (of the last model, where nothing was unlearned)."""
+        """Sparsity of the model that unlearning started from (of the last, if nothing was unlearned)."""
         before = self.steps[: self.unlearn] if self.unlearn is not None else self.steps
         return before[-1].sparsity if before else 0.0
 
@@ -211,21 +225,26 @@ def read_records(store: Path) -> list[Record]:
     found = []
     for path in sorted(store.glob("runs/*/record.json")):
         try:
-            found.append(Record.from_json(path.read_text()))
-        except (DataError, OSError) as error:
+            found.append(Record.from_json(path.read_text(encoding="utf-8")))
+        except (ValueError, OSError) as error:  # a DataError, or bytes that are no text
             raise DataError(f"{path}: {error}") from error
     if not found:
-        raise DataError(f'expected records below "{store}/runs", found none: run a plan first, or name its --store')
+        raise DataError(
+            f'expected records below "{store}/runs", found none: run a plan first, or name its --store'
+        )
     return sorted(found, key=lambda record: record.created)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A record, or a part of one, as JSON-like values; NaN and infinity become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -240,10 +259,16 @@ def _finding(data: dict[str, Any]) -> Finding:
         name: Estimate(**{**e, **{key: _number(e[key]) for key in ("value", "low", "high")}})
         for name, e in data["estimates"].items()
     }
+    if data["verdict"] not in (None, *get_args(Verdict)):
+        raise DataError(
+            f"expected a verdict of {get_args(Verdict)} or null, got {data['verdict']!r}: run the audit again"
+        )
     return Finding(**{**data, "estimates": estimates, "caveats": tuple(data["caveats"])})
 
 
-def _trace(data: dict[str, Any]) -> StepTrace:
+def read_trace(data: dict[str, Any]) -> StepTrace:
+    """A step trace from the JSON-like values that ``plain`` gave."""
     lists = {key: tuple(data[key]) for key in ("reads", "weights_saw", "masks_saw")}
     notes = {name: tuple(_number(v) for v in series) for name, series in data["notes"].items()}
-    return StepTrace(**{**data, **lists, "notes": notes})
+    numbers = {key: _number(data[key]) for key in ("seconds", "sparsity")}
+    return StepTrace(**{**data, **lists, **numbers, "notes": notes})

@@ -39,8 +39,8 @@ class Run:
     Attributes:
         seed: Of all named streams.
         device: "auto" takes a GPU where there is one; else as torch writes it.
-        precision: "fp32"; "bf16" (autocast, fp32 weights); "fp64" (data and model in double); "auto": bf16 where the
-            hardware multiplies it, else fp32.
+        precision: "fp32"; "bf16" (autocast, fp32 weights); "fp64" (data and model in double); "auto": bf16
+            where the hardware multiplies it, else fp32.
         threads: Of torch's CPU kernels; part of what makes bits repeatable.
         depth: Steps taken so far; set by ``apply``, part of every stream's name.
         notes: Name to numbers noted, in order; ``apply`` hands each step a fresh one.
@@ -68,7 +68,10 @@ class Run:
         try:
             torch.empty(0, device=self.where)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f'expected a device that is here, got "{self.device}" ({str(error).splitlines()[0]}): use "cpu" or "auto"') from error
+            raise UsageError(
+                f'expected a device that is here, got "{self.device}" ({str(error).splitlines()[0]}): use '
+                '"cpu" or "auto"'
+            ) from error
 
     @property
     def where(self) -> torch.device:
@@ -84,7 +87,9 @@ class Run:
             return self.precision
         if self.where.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+        return (
+            "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -43,7 +43,9 @@ class Mark:
     def clone(self) -> Mark:
         """A copy that shares no memory."""
         weights = {name: value.clone() for name, value in self.weights.items()}
-        return replace(self, weights=weights, buffers={name: value.clone() for name, value in self.buffers.items()})
+        return replace(
+            self, weights=weights, buffers={name: value.clone() for name, value in self.buffers.items()}
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,43 +77,52 @@ class State:
     masks_saw: frozenset[Role] = frozenset()
 
     @classmethod
-    def of(cls, build: Callable[[], nn.Module], split: Split, run: Run, *, model: nn.Module | None = None) -> State:
+    def of(
+        cls, build: Callable[[], nn.Module], split: Split, run: Run, *, model: nn.Module | None = None
+    ) -> State:
         """The state before the first step.
 
         Args:
             build: Makes a newly initialised model that returns logits [b, classes].
             split: The data; only its pool can be reached from the state.
             run: Where to compute; its stream "init" initialises the model.
-            model: One trained elsewhere, of the architecture that ``build`` makes; it is copied, and counts as having
-                seen the pool.
+            model: One trained elsewhere, of the architecture that ``build`` makes; it is copied, and counts
+                as having seen the pool.
 
         Returns:
             The state.
 
         Raises:
-            DataError: The model does not fit ``build`` or the data, cannot be copied, or was trained elsewhere while the
-                holdout was drawn as a share (it may have seen those rows).
+            DataError: The model does not fit ``build`` or the data, cannot be copied, or was trained
+                elsewhere while the holdout was drawn as a share (it may have seen those rows).
         """
         state = cls(nn.Identity(), build, split.pool, split.forget, split.retain).on(run).fresh(run)
         if model is not None:
             if split.drawn_holdout:
                 raise DataError(
-                    "expected holdout rows that the given model never saw, got a share drawn at random: it may have been "
-                    "trained on them; name rows in `holdout`, or leave it out"
+                    "expected holdout rows that the given model never saw, got a share drawn at random: it "
+                    "may have been trained on them; name rows in `holdout`, or leave it out"
                 )
-            check_fits(model, state.model)
-            state = replace(state, model=copy_model(model).to(run.where, run.dtype).eval(), weights_saw=frozenset({"pool"}))
+            check_fits(model.state_dict(), state.model)
+            state = replace(
+                state,
+                model=copy_model(model).to(run.where, run.dtype).eval(),
+                weights_saw=frozenset({"pool"}),
+            )
         classes = probe(state.model, state.pool)
         if split.classes > classes:
             raise DataError(
-                f"expected labels in 0..{classes - 1}, one for each logit of the model, got label {split.classes - 1}: "
-                f"build the model with {split.classes} classes, or correct the labels"
+                f"expected labels in 0..{classes - 1}, one for each logit of the model, got label "
+                f"{split.classes - 1}: build the model with {split.classes} classes, or correct the labels"
             )
         return state
 
     def on(self, run: Run) -> State:
         """The same state with its views drawing where and how this run computes."""
-        views = {role: getattr(self, role).on(run.where, run.dtype, run.layout) for role in ("pool", "forget", "retain")}
+        views = {
+            role: getattr(self, role).on(run.where, run.dtype, run.layout)
+            for role in ("pool", "forget", "retain")
+        }
         return replace(self, **views)
 
     def fresh(self, run: Run) -> State:
@@ -122,7 +133,10 @@ class State:
         with run.steady(), run.seeded("init"):
             model = self.build()
         if not isinstance(model, nn.Module):
-            raise DataError(f"expected `build` to return a torch.nn.Module, got {type(model).__name__}: hand over a function that makes a new model")
+            raise DataError(
+                f"expected `build` to return a torch.nn.Module, got {type(model).__name__}: hand over a "
+                "function that makes a new model"
+            )
         return replace(self, model=model.to(run.where, run.dtype).eval(), weights_saw=frozenset())
 
     def pruned(self, masks: Mapping[str, Tensor], *, saw: frozenset[Role] = frozenset()) -> State:
@@ -153,7 +167,9 @@ class State:
         if name not in self.marks:
             kept = ", ".join(sorted(self.marks)) or "none"
             epoch = name.removeprefix("epoch-")
-            raise DataError(f'expected a mark "{name}" to rewind to, got these: {kept}; let the training step keep it: keep = [{epoch}]')
+            raise DataError(
+                f'expected a mark "{name}" to rewind to, got these: {kept}; let the training step keep it: keep = [{epoch}]'
+            )
         mark = self.marks[name]
         self.model.load_state_dict({**self.model.state_dict(), **mark.weights, **mark.buffers})
         fill(self.model, self.masks)
@@ -178,7 +194,11 @@ class State:
             conv = isinstance(module, nn.modules.conv._ConvNd)
             linear = isinstance(module, (nn.Linear, nn.Bilinear, nn.MultiheadAttention))
             if (conv and scope != "linear") or (linear and scope != "conv"):
-                wanted |= {id(p) for name, p in module.named_parameters(recurse=False) if "weight" in name and p.ndim > 1}
+                wanted |= {
+                    id(p)
+                    for name, p in module.named_parameters(recurse=False)
+                    if "weight" in name and p.ndim > 1
+                }
         return {name: p for name, p in self.model.named_parameters() if id(p) in wanted}
 
 
@@ -212,29 +232,35 @@ def copy_model(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise DataError(
-            f"expected a model that can be copied, got one that cannot ({str(error).splitlines()[0]}): it keeps an activation or "
-            "a handle as an attribute; keep it out of the module, or detach it"
+            f"expected a model that can be copied, got one that cannot ({str(error).splitlines()[0]}): it "
+            "keeps an activation or a handle as an attribute; keep it out of the module, or detach it"
         ) from error
 
 
-def check_fits(model: nn.Module, like: nn.Module) -> None:
-    """Check that two models have the same parameters and buffers.
+def check_fits(weights: Mapping[str, Tensor], like: nn.Module) -> None:
+    """Check that weights load strictly into an architecture.
 
     Args:
-        model: The one that came.
-        like: The one expected.
+        weights: Parameter and buffer names to tensors, as a state dict has them.
+        like: The architecture.
 
     Raises:
         DataError: Names or shapes differ; the message names the first few.
     """
-    got = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    got = {name: tuple(value.shape) for name, value in weights.items()}
     want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
     faults = [f"{name} is missing" for name in want.keys() - got.keys()]
     faults += [f"{name} is not in the architecture" for name in got.keys() - want.keys()]
-    faults += [f"{name} has shape {got[name]}, not {want[name]}" for name in want.keys() & got.keys() if got[name] != want[name]]
+    faults += [
+        f"{name} has shape {got[name]}, not {want[name]}"
+        for name in want.keys() & got.keys()
+        if got[name] != want[name]
+    ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise DataError("expected weights that fit the architecture exactly, but " + "; ".join(sorted(faults)[:3]) + more)
+        raise DataError(
+            "expected weights that fit the architecture exactly, but " + "; ".join(sorted(faults)[:3]) + more
+        )
 
 
 def probe(model: nn.Module, view: View) -> int:
@@ -255,9 +281,23 @@ def probe(model: nn.Module, view: View) -> int:
         with torch.no_grad():
             logits = model(batch.x)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shape = tuple(batch.x.shape) if isinstance(batch.x, Tensor) else {k: tuple(v.shape) for k, v in batch.x.items()}
-        raise DataError(f"expected a model that takes a batch of shape {shape}, but it raised {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        shape = (
+            tuple(batch.x.shape)
+            if isinstance(batch.x, Tensor)
+            else {k: tuple(v.shape) for k, v in batch.x.items()}
+        )
+        raise DataError(
+            f"expected a model that takes a batch of shape {shape}, but it raised {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(batch.y):
-        got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(f"expected a model that returns logits [b, classes], got {got}: wrap it in a module whose forward returns the logits alone")
+        got = (
+            f"a tensor of shape {tuple(logits.shape)}"
+            if isinstance(logits, Tensor)
+            else type(logits).__name__
+        )
+        raise DataError(
+            f"expected a model that returns logits [b, classes], got {got}: wrap it in a module whose "
+            "forward returns the logits alone"
+        )
     return int(logits.shape[1])

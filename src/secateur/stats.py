@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +58,10 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
         )
     if not 0 <= successes <= trials:
         raise DataError(
-            f"expected successes in 0..{trials}, the number of trials, got {successes}: count both on the "
-            "same rows"
+            f"expected successes in 0..{trials}, the number of trials, got {successes}: count both on "
+            "the same rows"
         )
-    z, share = _z(level), successes / trials
+    z, share = _z(level), int(successes) / int(trials)
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
     scale = 1 + z * z / trials
@@ -248,6 +248,38 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     (2.0, 2.48)
     """
     return _t_interval(values, level, lambda count: math.sqrt(1 / count), 0.0, "t interval for the mean")
+
+
+def mean_size(parts: Sequence[Interval], level: float = 0.95) -> Interval:
+    """The mean absolute value of several numbers, from intervals that hold together at ``level``.
+
+    The ends are the least and the greatest mean that the parts allow. A mean of absolute values is biased
+    away from zero, so an interval made from its own spread would miss a true zero; this one cannot.
+
+    Args:
+        parts: The numbers, in one unit, at least one.
+        level: The level at which all their intervals hold together, in (0, 1).
+
+    Returns:
+        The mean in the unit of the parts; an end is NaN where one of theirs is. ``n`` is the least of theirs.
+
+    >>> from dataclasses import replace
+    >>> part = Interval(value=-3.0, low=-5.0, high=1.0, level=0.975, n=5, method="any")
+    >>> both = mean_size([part, replace(part, value=2.0, low=1.0, high=4.0)])
+    >>> both.value, both.low, both.high
+    (2.5, 0.5, 4.5)
+    """
+    _check_level(level)
+    low, high = np.array([(part.low, part.high) for part in parts]).T
+    least = np.maximum(np.maximum(low, -high), 0)  # zero where the interval holds zero; NaN stays NaN
+    return Interval(
+        value=float(np.mean([abs(part.value) for part in parts])),
+        low=float(least.mean()),
+        high=float(np.maximum(-low, high).mean()),
+        level=level,
+        n=min(part.n for part in parts),
+        method="least and greatest mean that the intervals of the parts, which hold together, allow",
+    )
 
 
 def _t_interval(

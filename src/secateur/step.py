@@ -7,7 +7,7 @@ import dataclasses
 import resource
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -51,9 +51,10 @@ class Applied(NamedTuple):
 def apply(step: Step, state: State, run: Run) -> Applied:
     """Take a step, and keep the promises around it.
 
-    The caller's state is never touched. The step is handed a copy of the model (a newly initialised one if its card says
-    ``anew``), views that count, and closed views for every role that its ``reads`` does not name. Afterwards pruned weights
-    are +0.0, everything is finite, the model is in evaluation mode, gradients are gone and ``requires_grad`` is as it was.
+    The caller's state is never touched. The step is handed a copy of the model (a newly initialised one if
+    its card says ``anew``), views that count, and closed views for every role that its ``reads`` does not
+    name. Afterwards pruned weights are +0.0, everything is finite, the model is in evaluation mode, gradients
+    are gone and ``requires_grad`` is as it was.
 
     Args:
         step: What to do.
@@ -61,7 +62,8 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         run: Where to compute, and the seed.
 
     Returns:
-        The new state, and the trace: rows drawn for each role, seconds (device synchronised), peak memory, notes.
+        The new state, and the trace: rows drawn for each role, seconds (device synchronised), peak memory,
+        notes.
 
     Raises:
         UsageError: The step is no step, or a knob is out of bounds.
@@ -81,7 +83,9 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         run.synchronize()
         seconds = time.perf_counter() - began
     if not isinstance(result, State):
-        raise BrokenPromise(f"expected {name} to return a State, got {type(result).__name__}: end with `return state`")
+        raise BrokenPromise(
+            f"expected {name} to return a State, got {type(result).__name__}: end with `return state`"
+        )
     _settle(result.model, wanted)
     _check_architecture(name, result, state)
     _check_masks(name, result)
@@ -120,12 +124,18 @@ def _identify(step: Any) -> tuple[str, frozenset[Role]]:
     if not callable(step) or not isinstance(getattr(step, "card", None), Card):
         raise UsageError(f"expected a step, got {name}: a step is callable and carries a `card`")
     if not dataclasses.is_dataclass(step) or not type(step).__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise UsageError(f"expected {name} to be a frozen dataclass: its fields are its knobs, and a knob that moves makes a record untrue")
+        raise UsageError(
+            f"expected {name} to be a frozen dataclass: its fields are its knobs, and a knob that moves "
+            "makes a record untrue"
+        )
     if faults := knobs.check(step):
         raise UsageError(f"{name}: " + "; ".join(faults))
     reads = getattr(step, "reads", None)
     if not isinstance(reads, frozenset) or not reads <= set(ROLES):
-        raise UsageError(f"expected {name}.reads to be a frozenset of {', '.join(ROLES)}, got {reads!r}: it says which rows the step looks at")
+        raise UsageError(
+            f"expected {name}.reads to be a frozenset of {', '.join(ROLES)}, got {reads!r}: it says which "
+            "rows the step looks at"
+        )
     return name, reads
 
 
@@ -138,7 +148,9 @@ def _handed(card: Card, name: str, reads: frozenset[Role], state: State, run: Ru
     # copies of all that a step could write to: the caller's stays as it is
     fresh = state.fresh(run) if card.anew else replace(state, model=copy_model(state.model))
     masks = {key: mask.clone() for key, mask in state.masks.items()}
-    return replace(fresh, masks=masks, marks={key: mark.clone() for key, mark in state.marks.items()}, **views)
+    return replace(
+        fresh, masks=masks, marks={key: mark.clone() for key, mark in state.marks.items()}, **views
+    )
 
 
 @torch.no_grad()
@@ -159,24 +171,37 @@ def _check_architecture(name: str, result: State, state: State) -> None:
     want = {key: value.shape for key, value in state.model.state_dict().items()}
     if got != want:
         odd = sorted(key for key in got.keys() | want.keys() if got.get(key) != want.get(key))
-        raise BrokenPromise(f"expected {name} to keep the architecture, but {odd[0]} changed: its weights would not load; a step that reshapes must hand back a `build` that fits")
+        raise BrokenPromise(
+            f"expected {name} to keep the architecture, but {odd[0]} changed: its weights would not load; a "
+            "step that reshapes must hand back a `build` that fits"
+        )
 
 
 def _check_masks(name: str, result: State) -> None:
     weights = dict(result.model.named_parameters())
     for key, mask in result.masks.items():
         if key not in weights or mask.dtype != torch.bool or mask.shape != weights[key].shape:
-            raise BrokenPromise(f'expected masks of {name} to be boolean tensors in the shape of parameters, but "{key}" is not')
+            raise BrokenPromise(
+                f'expected masks of {name} to be boolean tensors in the shape of parameters, but "{key}" is not'
+            )
         pruned = weights[key].detach()[~mask]
         if bool((pruned != 0).any()) or bool(torch.signbit(pruned).any()):
-            raise BrokenPromise(f'expected pruned weights to be +0.0 after {name}, but some of "{key}" are not: train with optimize(), or end with state.pruned(masks)')
+            raise BrokenPromise(
+                f'expected pruned weights to be +0.0 after {name}, but some of "{key}" are not: train with optimize(), or end with state.pruned(masks)'
+            )
 
 
 def _check_finite(name: str, model: nn.Module) -> None:
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    bad = [key for key, value in tensors.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    bad = [
+        key
+        for key, value in tensors.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
     if bad:
-        raise NotFinite(f"expected finite weights after {name}, but {bad[0]} holds NaN or infinity: lower lr, or set clip")
+        raise NotFinite(
+            f"expected finite weights after {name}, but {bad[0]} holds NaN or infinity: lower lr, or set clip"
+        )
 
 
 @contextlib.contextmanager
@@ -189,4 +214,6 @@ def _peak(run: Run) -> Any:
         cell[0] = torch.cuda.max_memory_allocated(run.where)
     else:
         # the process's high-water mark; Linux counts KiB, macOS bytes
-        cell[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        cell[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )

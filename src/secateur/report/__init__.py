@@ -24,7 +24,9 @@ def render_page(records: Sequence[Record]) -> str:
     Raises:
         DataError: There is no record.
     """
-    from secateur.report.page import render  # draws: matplotlib and jinja2 take a second that a table need not wait
+    from secateur.report.page import (
+        render,
+    )  # draws: matplotlib and jinja2 take a second that a table need not wait
 
     return render(records)
 

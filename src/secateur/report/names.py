@@ -1,14 +1,26 @@
-"""What runs have in common and what tells them apart, in words."""
+"""What runs have in common and what tells them apart, in words; and who is who among the models they speak of."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from secateur.record import Finding, Record, StepTrace
+from secateur.record import Estimate, Finding, Record, StepTrace
 from secateur.report.spread import percent
+
+_CONTROL = re.compile(r"retrain\[(\d+)\]\.([^\[\]]+)")
+
+
+class Retrain(NamedTuple):
+    """A retrained model that runs were compared with: its key in the store, seed, seconds of all its steps, and estimates."""
+
+    key: str
+    seed: int | None
+    seconds: float | None
+    told: Mapping[str, Estimate]
 
 
 def settings(runs: Sequence[Record]) -> list[str]:
@@ -17,7 +29,11 @@ def settings(runs: Sequence[Record]) -> list[str]:
     for run in runs:
         data, model = _mapping(run.plan.get("data")), _mapping(run.plan.get("model"))
         base = " · ".join(str(part["use"]) for part in (data, model) if part.get("use"))
-        things.append(("", base, flat({k: v for k, v in data.items() if k != "forget"}, "data.") | flat(model, "model.")))
+        things.append((
+            "",
+            base,
+            flat({k: v for k, v in data.items() if k != "forget"}, "data.") | flat(model, "model."),
+        ))
     return [_joined(base, detail) or "unnamed data" for base, detail in _told_apart(things)]
 
 
@@ -51,6 +67,28 @@ def audits(run: Record) -> Iterator[tuple[str, Finding]]:
         yield finding.audit + (f" {seen[finding.audit]}" if seen[finding.audit] > 1 else ""), finding
 
 
+def retrains(runs: Sequence[Record]) -> list[Retrain]:
+    """The retrained models that these runs were compared with; one that served several runs stands there once."""
+    found: dict[str, Retrain] = {}
+    for run in runs:
+        told: dict[int, dict[str, Estimate]] = {}
+        for name, estimate in ((n, e) for finding in run.findings for n, e in finding.estimates.items()):
+            if match := _CONTROL.fullmatch(name):
+                told.setdefault(int(match[1]), {}).setdefault(match[2], estimate)
+        known = [reference for reference in run.references if reference.get("kind") == "retrained"]
+        for i, each in sorted(told.items()):
+            about = known[i] if i < len(known) else {}
+            key, seed, took = str(about.get("key") or ""), about.get("seed"), about.get("seconds")
+            retrain = Retrain(
+                key,
+                seed if isinstance(seed, int) else None,
+                took if isinstance(took, (int, float)) else None,
+                each,
+            )
+            found.setdefault(key or f"{run.key} {i}", retrain)
+    return list(found.values())
+
+
 def seed(run: Record) -> int:
     """The seed that tells this run from its siblings."""
     found = run.run.get("seed", run.plan.get("seed", 0))
@@ -59,7 +97,9 @@ def seed(run: Record) -> int:
 
 def training(run: Record) -> str:
     """One name for all runs that started from the same trained model and the same rows."""
-    return json.dumps([[step.seed for step in run.steps[: run.unlearn]], seed(run), run.split.get("hash")], default=str)
+    return json.dumps(
+        [[step.seed for step in run.steps[: run.unlearn]], seed(run), run.split.get("hash")], default=str
+    )
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -108,7 +148,9 @@ def _told_apart(things: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[tu
     for (place, base), variants in kept.items():
         used: set[str] = set()
         every = dict.fromkeys(key for entries in variants.values() for key in entries)
-        differ = [key for key in every if len({value(entries.get(key, ...)) for entries in variants.values()}) > 1]
+        differ = [
+            key for key in every if len({value(entries.get(key, ...)) for entries in variants.values()}) > 1
+        ]
         for mark, entries in variants.items():
             shown = [key for key in differ if key in entries and key.rpartition(".")[0] not in differ]
             text = ", ".join(key if entries[key] == "" else f"{key}={value(entries[key])}" for key in shown)

@@ -64,7 +64,9 @@ class Spread:
         """A value of this unit as people read it: shares in percent; minus zero is zero."""
         if self.unit == "seconds":
             return seconds(value)
-        return fixed(value * 100 if self.unit == "share" else value, 1 if self.unit in {"share", "points"} else 3)
+        return fixed(
+            value * 100 if self.unit == "share" else value, 1 if self.unit in {"share", "points"} else 3
+        )
 
     @property
     def middle(self) -> str:

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from secateur.record import Estimate, Record
+from secateur.record import Better, Estimate, Record
 from secateur.report import names
-from secateur.report.spread import Spread, percent
+from secateur.report.spread import NONE, Spread
 
 MEASURES = ("UA", "MIA-Efficacy", "RA", "TA")
-NOISE_FLOOR = (
-    "Rows of retrain are independent retrains, each judged against the other retrains: their disparity is the noise floor, not zero."
-)
+NOISE_FLOOR = "Rows of retrain are independent retrains, each judged against the other retrains: their disparity is the noise floor, not zero."
 _PLAIN = re.compile(r"(gap\.|band\.)?(UA|MIA-Efficacy|RA|TA)(\[.*\])?|disparity")
+Kind = Literal["original", "reference", "retrain", "method"]
+_KINDS: tuple[Kind, ...] = ("original", "reference", "retrain", "method")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Row:
         request: What was asked to be forgotten, in words.
         start: What unlearning started from: "dense", "90 % sparse", with its differences where one name is not enough.
         sparsity: Share of zeros before unlearning.
-        kind: "original" (before unlearning), "retrain", or "method".
+        kind: "original" (before unlearning), "retrain" (runs of that method), "reference" (the retrained models that runs were
+            compared with, where no run of retrain stands beside them), or "method".
         method: The unlearning step, and the steps after it, by name.
         detail: The knobs in which rows of this method differ, as text; empty where none do.
         knobs: All knobs of the unlearning step, flat.
@@ -51,7 +52,7 @@ class Row:
     request: str
     start: str
     sparsity: float
-    kind: Literal["original", "retrain", "method"]
+    kind: Kind
     method: str
     detail: str
     knobs: Mapping[str, Any]
@@ -69,7 +70,10 @@ class Row:
     @property
     def verdict(self) -> str:
         """How often each verdict fell: "4 pass, 1 fail"; with the audit's name where several gave one."""
-        told = {audit: ", ".join(f"{n} {verdict}" for verdict, n in found.items()) for audit, found in self.verdicts.items()}
+        told = {
+            audit: ", ".join(f"{n} {verdict}" for verdict, n in found.items())
+            for audit, found in self.verdicts.items()
+        }
         return "; ".join(text if len(told) == 1 else f"{audit}: {text}" for audit, text in told.items())
 
 
@@ -100,23 +104,32 @@ def summarise(records: Sequence[Record]) -> list[Row]:
     settings = names.settings(runs)
     starts = names.starts(runs, settings)
     methods = names.methods(runs)
-    order = {key: i for i, key in reversed(list(enumerate(zip(settings, (r.request for r in runs), strict=True))))}
+    order = {
+        key: i for i, key in reversed(list(enumerate(zip(settings, (r.request for r in runs), strict=True))))
+    }
     first = {method: i for i, method in reversed(list(enumerate(methods)))}
     grouped: dict[tuple[Any, ...], list[Record]] = {}
     for i, run in enumerate(runs):
         place = (settings[i], run.request, starts[i])
         grouped.setdefault((*place, "original", ("original", "")), []).append(run)
         if run.unlearn is not None:
-            grouped.setdefault((*place, "retrain" if run.method == "retrain" else "method", methods[i]), []).append(run)
+            grouped.setdefault(
+                (*place, "retrain" if run.method == "retrain" else "method", methods[i]), []
+            ).append(run)
+    retrained = {key[:3] for key in grouped if key[3] == "retrain"}
     rows = [_row(key, found) for key, found in grouped.items()]
-    kinds = ("original", "retrain", "method")
+    rows += [
+        _reference(key, found)
+        for key, found in _places(grouped).items()
+        if key not in retrained and names.retrains(found)
+    ]
     come = {start: i for i, start in reversed(list(enumerate(starts)))}
     rows.sort(
         key=lambda row: (
             order[row.setting, row.request],
             round(row.sparsity, 3),
             come[row.start],
-            kinds.index(row.kind),
+            _KINDS.index(row.kind),
             first.get((row.method, row.detail), 0),
         )
     )
@@ -125,7 +138,10 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
     """The rows of each request at each start, in order."""
-    return [Panel(*key, tuple(found)) for key, found in groupby(rows, key=lambda row: (row.setting, row.request, row.start))]
+    return [
+        Panel(*key, tuple(found))
+        for key, found in groupby(rows, key=lambda row: (row.setting, row.request, row.start))
+    ]
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
@@ -141,7 +157,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         title = " · ".join([panel.setting] * several + [panel.request, panel.start])
         console.print(f"\n[bold]{escape(title)}[/bold]")
         if panel.train:
-            console.print(f"[dim]train accuracy of the original: {panel.train}[/dim]")
+            console.print(f"[dim]train accuracy of the original: {panel.train} %[/dim]")
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("method", min_width=12, overflow="fold")
         for head in ("n", "UA", "MIA-Eff.", "RA", "TA", "disparity", "RTE [s]"):
@@ -149,7 +165,9 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         table.add_column("verdict", overflow="fold")
         for row in panel.rows:
             cells = [_cell(row, name) for name in (*MEASURES, "disparity", "RTE")]
-            table.add_row(escape(row.label), str(len(row.seeds)), *cells, escape(row.verdict).replace(", ", "\n"))
+            table.add_row(
+                escape(row.label), str(len(row.seeds)), *cells, escape(row.verdict).replace(", ", "\n")
+            )
         console.print(table)
     if rows:
         console.print(
@@ -167,13 +185,16 @@ def rows_as_json(rows: Sequence[Row]) -> str:
     Returns:
         A JSON list with one object a row.
     """
-    return json.dumps([_plain(row) for row in rows], indent=1, allow_nan=False, default=str) + "\n"
+    return (
+        json.dumps([_plain(row) for row in rows], indent=1, allow_nan=False, ensure_ascii=False, default=str)
+        + "\n"
+    )
 
 
 def _row(key: tuple[Any, ...], runs: list[Record]) -> Row:
     setting, request, start, kind, (method, detail) = key
     if kind == "original":  # methods share it: one run for each training
-        runs = list({names.training(run): run for run in runs}.values())
+        runs = list({names.training(run): run for run in reversed(runs)}.values())[::-1]
     told = [_told(run, original=kind == "original") for run in runs]
     every = dict.fromkeys(name for found in told for name in found)
     verdicts: dict[str, dict[str, int]] = {}
@@ -195,12 +216,44 @@ def _row(key: tuple[Any, ...], runs: list[Record]) -> Row:
         kind=kind,
         method=method,
         detail=detail,
-        knobs={} if kind == "original" else names.flat(runs[0].unlearning.knobs if runs[0].unlearning else {}),
+        knobs={}
+        if kind == "original"
+        else names.flat(runs[0].unlearning.knobs if runs[0].unlearning else {}),
         seeds=tuple(names.seed(run) for run in runs),
         values={name: Spread.of(found[name] for found in told if name in found) for name in every},
         verdicts={audit: {v: n for v, n in counts.items() if n} for audit, counts in verdicts.items()},
-        outside=outside,
+        outside={name: outside[name] for name in MEASURES if name in outside},
         records=tuple(runs),
+    )
+
+
+def _places(grouped: Mapping[tuple[Any, ...], list[Record]]) -> dict[tuple[Any, ...], list[Record]]:
+    found: dict[tuple[Any, ...], list[Record]] = {}
+    for key, runs in grouped.items():
+        found.setdefault(key[:3], []).extend(runs)
+    return found
+
+
+def _reference(key: tuple[Any, ...], runs: list[Record]) -> Row:
+    """The retrained models themselves, so that their numbers stand beside those that are judged by them."""
+    found = names.retrains(runs)
+    every = dict.fromkeys(name for retrain in found for name in retrain.told if _PLAIN.fullmatch(name))
+    return Row(
+        setting=key[0],
+        request=key[1],
+        start=key[2],
+        sparsity=runs[0].sparsity,
+        kind="reference",
+        method="retrained references",
+        detail="",
+        knobs={},
+        seeds=tuple(-1 if retrain.seed is None else retrain.seed for retrain in found),
+        values={
+            name: Spread.of(retrain.told[name] for retrain in found if name in retrain.told) for name in every
+        },
+        verdicts={},
+        outside={},
+        records=(),
     )
 
 
@@ -222,21 +275,37 @@ def _told(run: Record, *, original: bool) -> dict[str, Estimate]:
 
 def _train_accuracy(run: Record, told: Mapping[str, Estimate]) -> float:
     forget, retain = (run.split.get(role) for role in ("forget", "retain"))
-    if not isinstance(forget, int) or not isinstance(retain, int) or not forget + retain or not {"UA", "RA"} <= told.keys():
+    if (
+        not isinstance(forget, int)
+        or not isinstance(retain, int)
+        or not forget + retain
+        or not {"UA", "RA"} <= told.keys()
+    ):
         return math.nan
     return (forget * (1 - told["UA"].value) + retain * told["RA"].value) / (forget + retain)
 
 
-def _measured(name: str, value: float, unit: str, better: Any) -> dict[str, Estimate]:
+def _measured(name: str, value: float, unit: str, better: Better) -> dict[str, Estimate]:
     if not math.isfinite(value):
         return {}
-    return {name: Estimate(value=value, low=math.nan, high=math.nan, level=0.95, n=1, method="measured", unit=unit, better=better)}
+    return {
+        name: Estimate(
+            value=value,
+            low=math.nan,
+            high=math.nan,
+            level=0.95,
+            n=1,
+            method="measured",
+            unit=unit,
+            better=better,
+        )
+    }
 
 
 def _cell(row: Row, name: str) -> str:
     spread = row.values.get(name)
     if not spread or not spread.n:
-        return "–"
+        return NONE
     return str(spread) if spread.n == len(row.seeds) else f"{spread} (n={spread.n})"
 
 
@@ -256,8 +325,20 @@ def _plain(row: Row) -> dict[str, Any]:
         }
         for name, spread in row.values.items()
     }
-    same = ("setting", "request", "start", "sparsity", "kind", "method", "detail", "knobs", "seeds", "verdicts", "outside")
-    return {name: getattr(row, name) for name in same} | {"values": values, "runs": [run.key for run in row.records]}
-
-
-__all__ = ["MEASURES", "NOISE_FLOOR", "Panel", "Row", "panels", "percent", "print_table", "rows_as_json", "summarise"]
+    same = (
+        "setting",
+        "request",
+        "start",
+        "sparsity",
+        "kind",
+        "method",
+        "detail",
+        "knobs",
+        "seeds",
+        "verdicts",
+        "outside",
+    )
+    return {name: getattr(row, name) for name in same} | {
+        "values": values,
+        "runs": [run.key for run in row.records],
+    }

@@ -37,9 +37,13 @@ class Train(Recipe):
 
     def __post_init__(self) -> None:
         if self.start >= self.epochs:
-            raise UsageError(f"start = {self.start} leaves nothing of a schedule of {self.epochs} epochs: begin earlier")
+            raise UsageError(
+                f"start = {self.start} leaves nothing of a schedule of {self.epochs} epochs: begin earlier"
+            )
         if outside := [epoch for epoch in self.keep if not self.start <= epoch <= self.epochs]:
-            raise UsageError(f"keep = {outside[0]} is outside the epochs {self.start}..{self.epochs} of this step")
+            raise UsageError(
+                f"keep = {outside[0]} is outside the epochs {self.start}..{self.epochs} of this step"
+            )
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Train, and keep the marks."""
@@ -53,5 +57,7 @@ class Train(Recipe):
         mark(state, 0)
         loader = state.pool.loader(epochs=self.epochs - self.start, batch=self.batch, rng=run.rng("order"))
         sgd = self.sgd(start=self.start)
-        state = optimize(state, loader, cross_entropy, optimizer=sgd, clip=self.clip, after_epoch=mark, run=run)
+        state = optimize(
+            state, loader, cross_entropy, optimizer=sgd, clip=self.clip, after_epoch=mark, run=run
+        )
         return replace(state, marks={**state.marks, **kept})

@@ -31,7 +31,8 @@ def digits(*, noise: float = 0.0, test: float = 0.2) -> Collection:
     """Handwritten digits (1,797 images of 8 x 8, from the UCI repository by way of scikit-learn).
 
     Args:
-        noise: Share of training labels that is replaced by another class, drawn once: rows that only memory can learn.
+        noise: Share of training labels that is replaced by another class, drawn once: rows that only memory
+            can learn.
         test: Share of the rows that is kept for testing, stratified; its labels are never changed.
 
     Returns:

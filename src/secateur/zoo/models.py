@@ -41,7 +41,11 @@ def small_cnn(*, classes: int = 10, channels: int = 1, width: int = 32) -> nn.Mo
     """
 
     def block(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
-        return [nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        return [
+            nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(inplace=True),
+        ]
 
     return nn.Sequential(
         Normalize((0.5,) * channels, (0.5,) * channels),

@@ -19,13 +19,15 @@ from secateur.state import State
 class Magnitude:
     """Prune the smallest weights of the network, all layers together.
 
-    The choice reads no row, but the weights have: ``masks_saw`` takes over what they saw. Sparsity 0 changes nothing, not
-    even by rewinding.
+    The choice reads no row, but the weights have: ``masks_saw`` takes over what they saw. Sparsity 0 changes
+    nothing, not even by rewinding.
 
     Attributes:
-        sparsity: Share of the weights in scope that is zero afterwards, in [0, 1); exactly ``round(sparsity * n)`` of n.
+        sparsity: Share of the weights in scope that is zero afterwards, in [0, 1); exactly ``round(sparsity *
+            n)`` of n.
         scope: Which weights count: of convolutions and linear layers together, or of one kind.
-        rewind: Mark to put the kept weights back to ("epoch-2", kept by ``train`` with ``keep = [2]``); none: keep them.
+        rewind: Mark to put the kept weights back to ("epoch-2", kept by ``train`` with ``keep = [2]``); none:
+            keep them.
     """
 
     card: ClassVar[Card] = Card(

@@ -22,8 +22,9 @@ class GradientAscent(Recipe):
     """Climb the cross-entropy of the forget rows.
 
     Attributes:
-        norms: Batch-norm statistics: "frozen" while climbing and after; "recompute" also estimates them anew on retain
-            afterwards (then ``reads`` names retain). Left to follow forget batches they would drift to the forget rows.
+        norms: Batch-norm statistics: "frozen" while climbing and after; "recompute" also estimates them anew
+            on retain afterwards (then ``reads`` names retain). Left to follow forget batches they would drift
+            to the forget rows.
     """
 
     card: ClassVar[Card] = Card(
@@ -35,7 +36,9 @@ class GradientAscent(Recipe):
     epochs: Epochs = 5
     lr: Lr = 1e-4
     schedule: Schedule = "constant"
-    norms: Annotated[Literal["frozen", "recompute"], Field(description="what happens to batch-norm statistics")] = "frozen"
+    norms: Annotated[
+        Literal["frozen", "recompute"], Field(description="what happens to batch-norm statistics")
+    ] = "frozen"
 
     @property
     def reads(self) -> frozenset[Role]:

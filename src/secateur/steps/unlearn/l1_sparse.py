@@ -23,16 +23,17 @@ from secateur.steps._recipe import Recipe
 class L1Sparse(Recipe):
     """Minimise cross-entropy on retain plus gamma_t times the l1 norm of the weights.
 
-    With t whole epochs done of E, and a tail of E0: "linear" is gamma_t = gamma (1 - t / (E - E0)), "constant" is gamma,
-    "rising" is gamma t / (E - E0); in the tail it is zero. A linear fade or a tail sets weights free again near the end:
-    for the most exact zeros take "proximal" with "constant" and no tail. The trace's sparsity says how many there are.
+    With t whole epochs done of E, and a tail of E0: "linear" is gamma_t = gamma (1 - t / (E - E0)),
+    "constant" is gamma, "rising" is gamma t / (E - E0); in the tail it is zero. A linear fade or a tail sets
+    weights free again near the end: for the most exact zeros take "proximal" with "constant" and no tail. The
+    trace's sparsity says how many there are.
 
     Attributes:
         gamma: Weight of the l1 norm in the objective.
         fade: How gamma moves over the run.
         tail: Last epochs without the l1 term.
-        penalty: "subgradient" adds the norm to the loss, as published (no exact zeros); "proximal" shrinks after each update
-            by gamma_t * lr / (1 - momentum), which gives exact zeros.
+        penalty: "subgradient" adds the norm to the loss, as published (no exact zeros); "proximal" shrinks
+            after each update by gamma_t * lr / (1 - momentum), which gives exact zeros.
         over: "weights": parameters with more than one dimension; "all": every parameter, as published.
     """
 
@@ -54,7 +55,9 @@ class L1Sparse(Recipe):
 
     def __post_init__(self) -> None:
         if self.tail >= self.epochs:
-            raise UsageError(f"tail = {self.tail} leaves no epoch of {self.epochs} with the l1 term: shorten the tail")
+            raise UsageError(
+                f"tail = {self.tail} leaves no epoch of {self.epochs} with the l1 term: shorten the tail"
+            )
 
     def gamma_at(self, progress: float) -> float:
         """gamma_t at a progress in [0, 1)."""

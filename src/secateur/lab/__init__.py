@@ -1,0 +1,34 @@
+"""The lab: plans and grids as data, a store by content, and the runs between them.
+
+Loaded lazily, so that reading a store never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Estimated": "estimate",
+    "Plan": "plan",
+    "Store": "store",
+    "audit_run": "review",
+    "estimate": "estimate",
+    "expand": "grid",
+    "load": "grid",
+    "read_plan": "plan",
+    "run_grid": "engine",
+    "run_plan": "engine",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

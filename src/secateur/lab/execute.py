@@ -1,0 +1,213 @@
+"""Runs: a plan's steps through the store, its references, its evidence, its record."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from secateur import __version__, knobs
+from secateur.audit import judge
+from secateur.card import name_of
+from secateur.evidence import Evidence, Outputs, Reference, load_outputs, pack_outputs
+from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
+from secateur.lab.keys import Link, step_key
+from secateur.lab.plan import Plan, PlannedStep
+from secateur.lab.prepare import Ground, Loaded
+from secateur.lab.store import Store, digest
+from secateur.observe import measure, observe
+from secateur.record import Record, StepTrace, read_trace
+from secateur.run import Progress, Run, Silent
+from secateur.state import State
+from secateur.step import apply
+
+# references are retrained under seeds that no plan uses for its own steps, so that no candidate is its own yardstick
+FIRST_REFERENCE_SEED = 1_000_000
+OUTPUTS, WEIGHTS, RECORD = "outputs.safetensors", "model.safetensors", "record.json"
+
+
+class Lab:
+    """Runs plans through one store; a step that the store holds is read instead of taken.
+
+    Args:
+        store: Where results are kept.
+        progress: Where to show how far a step has come.
+
+    Attributes:
+        taken: Names of the steps that were really taken, in order.
+    """
+
+    def __init__(self, store: Store, progress: Progress | None = None) -> None:
+        self.store = store
+        self.progress = progress or Silent()
+        self.taken: list[str] = []
+        self._loaded = Loaded()
+        self._states: OrderedDict[str, State] = OrderedDict()
+
+    def run(self, plan: Plan) -> Record:
+        """Run one plan, or read its record where it has been run.
+
+        Args:
+            plan: The plan.
+
+        Returns:
+            Its record, which now stands in the store with the weights beside it.
+
+        Raises:
+            SecateurError: As data, steps, audits and store raise; what was finished by then is in the store.
+        """
+        ground = self.ground(plan)
+        links, traces = [ground.link], []
+        for planned in plan.steps:
+            link, trace = self._take(planned, links[-1], ground)
+            links.append(link)
+            traces.append(trace)
+        before = links[-1] if plan.unlearn is None else links[plan.unlearn]
+        retrained = [self._retrained(plan, i, before, ground) for i in range(plan.references)]
+        key = digest({
+            "steps": links[-1].key,
+            "before": before.key,
+            "split": ground.split.hash,
+            "audits": [[name_of(type(audit)), knobs.values(audit), audit.card.version] for audit in plan.audits],
+            "references": [link.key for link, _ in retrained],
+        })
+        if not self.store.has("runs", key):
+            self._judge(key, plan, ground, links, traces, before, retrained)
+        return Record.from_json(self.store.read("runs", key, RECORD).decode())
+
+    def ground(self, plan: Plan) -> Ground:
+        """What a plan stands on, with this lab's data."""
+        return self._loaded.ground(plan, plan.settings.run())
+
+    def _retrained(self, plan: Plan, i: int, before: Link, ground: Ground) -> tuple[Link, StepTrace]:
+        assert plan.reference is not None
+        planned = replace(plan.reference, seed=FIRST_REFERENCE_SEED + i, label=f"reference {i + 1}/{plan.references}")
+        return self._take(planned, before, ground)
+
+    def _take(self, planned: PlannedStep, link: Link, ground: Ground) -> tuple[Link, StepTrace]:
+        """Take a step, or find it in the store."""
+        seed = ground.run.seed if planned.seed is None else planned.seed
+        key = step_key(ground.root, link, planned, ground.split, seed)
+        if not self.store.has("steps", key):
+            run = replace(ground.run, seed=seed, progress=_Named(self.progress, planned.label))
+            done = apply(planned.step, self._state(link, ground), run)
+            self.store.put("steps", key, freeze(done.state, done.trace))
+            self._keep(key, done.state)
+            self.taken.append(planned.use)
+        meta = json.loads(self.store.read("steps", key, META))
+        after = Link(key=key, masks=meta["masks"], depth=meta["depth"])
+        return after, replace(read_trace(meta["trace"]), label=planned.label)
+
+    def _state(self, link: Link, ground: Ground) -> State:
+        """The state behind a link, over this plan's views."""
+        if link.key == ground.link.key:
+            return ground.state
+        if link.key not in self._states:
+            meta = json.loads(self.store.read("steps", link.key, META))
+            self._keep(link.key, thaw(ground.state, self.store.read("steps", link.key, STATE), meta, ground.run))
+        start = ground.state
+        # build too: the state may have come from a plan over other views of the same data
+        return replace(self._states[link.key], build=start.build, pool=start.pool, forget=start.forget, retain=start.retain)
+
+    def _keep(self, key: str, state: State) -> None:
+        self._states[key] = state
+        while len(self._states) > 4:
+            self._states.popitem(last=False)
+
+    def _outputs(self, link: Link, ground: Ground) -> tuple[str, dict[str, Outputs]]:
+        """What a link's model said, and the key that it is stored under."""
+        key = digest({"state": link.key, "split": ground.split.hash})
+        if not self.store.has("outputs", key):
+            said = observe(self._state(link, ground).model, ground.split, ground.run)
+            self.store.put("outputs", key, {OUTPUTS: pack_outputs(said)})
+        self.store.read("outputs", key, OUTPUTS)  # verifies it
+        return key, load_outputs(self.store.path("outputs", key) / OUTPUTS)
+
+    def _judge(
+        self,
+        key: str,
+        plan: Plan,
+        ground: Ground,
+        links: list[Link],
+        traces: list[StepTrace],
+        before: Link,
+        retrained: list[tuple[Link, StepTrace]],
+    ) -> None:
+        split, old, new = ground.split, self._state(before, ground), self._state(links[-1], ground)
+        said = {"before": self._outputs(before, ground), "after": self._outputs(links[-1], ground)}
+        said |= {f"retrain[{i}]": self._outputs(link, ground) for i, (link, _) in enumerate(retrained)}
+        evidence = Evidence(
+            before=said["before"][1],
+            after=said["after"][1],
+            references=[Reference.retrained(said[f"retrain[{i}]"][1], split) for i in range(len(retrained))],
+            measures=measure(old.model, new.model),
+        )
+        findings = judge(plan.audits, evidence)
+        about = {"run": key, "request": str(plan.data.forget), "secateur": __version__}
+        weights = pack_weights(new.model, about)
+        used = [p.step for p in plan.steps] + ([plan.reference.step] if plan.reference else []) + list(plan.audits)
+        record = Record(
+            key=key,
+            plan=plan.table,
+            request=str(plan.data.forget),
+            method="" if plan.unlearn is None else plan.steps[plan.unlearn].use,
+            unlearn=plan.unlearn,
+            steps=tuple(traces),
+            findings=tuple(findings),
+            references=tuple(
+                {"kind": "retrained", "seed": trace.seed, "key": link.key, "seconds": trace.seconds} for link, trace in retrained
+            ),
+            measures=evidence.measures,
+            split={"rows": {name: len(view) for name, view in split.items()}, "hash": split.hash, "classes": split.classes},
+            hashes={"weights": digest(weights), "split": split.hash, "root": ground.root},
+            files={"weights": f"runs/{key}/{WEIGHTS}"} | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
+            cards={name_of(type(one)): asdict(one.card) for one in used},
+            run={"seed": ground.run.seed, **ground.run.describe()},
+            versions=_versions(),
+            hardware=_hardware(ground.run),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.store.put("runs", key, {RECORD: record.to_json().encode(), WEIGHTS: weights})
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Progress under a step's own name."""
+
+    inner: Progress
+    label: str
+
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return self.inner.bar(self.label, total)
+
+
+def _versions() -> Mapping[str, str]:
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
+    return {"secateur": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _hardware(run: Run) -> Mapping[str, Any]:
+    gpu = torch.cuda.get_device_name(run.where) if run.where.type == "cuda" else None
+    return {"system": f"{platform.system()} {platform.machine()}", "cpus": _cpus(), "cpu": _cpu(), "gpu": gpu}
+
+
+def _cpus() -> int | None:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

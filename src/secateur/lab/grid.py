@@ -1,0 +1,133 @@
+"""Grids: a plan with axes becomes one plain table for each cell."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import PlanError, UsageError, nearest
+from secateur.lab.plan import Plan, Settings, read_plan
+
+
+def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a plan file, and change it as ``--set`` asks.
+
+    Args:
+        path: A TOML file.
+        sets: ``key=value`` texts; the key as an axis names it, the value as TOML writes it (quotes may be left out).
+
+    Returns:
+        The plan as plain values, axes included.
+
+    Raises:
+        UsageError: There is no such file, or a ``--set`` without a key and a value.
+        PlanError: It is not TOML, or a key leads nowhere.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f'cannot read the plan "{path}" ({reason}): name a TOML file, or write one with "secateur init"') from error
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError([f"it is not TOML: {error}"], source=str(path)) from error
+    for text in sets:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f'expected --set key=value, got "{text}": such as --set prune.sparsity=0.9')
+        set_at(table, key.strip(), _value(value.strip()))
+    return table
+
+
+def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
+    """Every cell of a grid, checked; a plan without axes is a grid of one.
+
+    Args:
+        table: The plan as plain values.
+        source: Its name, for messages.
+
+    Returns:
+        The plans: the last axis moves fastest.
+
+    Raises:
+        PlanError: With the faults of all cells, each told once.
+    """
+    axes = table.get("grid", {})
+    base = {key: value for key, value in table.items() if key != "grid"}
+    if not isinstance(axes, dict):
+        raise PlanError([f"[grid] should be a table of axes, got {axes!r}"], source=source)
+    bad = [f'grid: axis "{name}" should be a list of values, not empty, got {v!r}' for name, v in axes.items() if not isinstance(v, list) or not v]
+    if bad:
+        raise PlanError(bad, source=source)
+    plans, faults = [], []
+    for values in itertools.product(*axes.values()):
+        cell = copy.deepcopy(base)
+        try:
+            for name, value in zip(axes, values, strict=True):
+                set_at(cell, name, copy.deepcopy(value))
+            plans.append(read_plan(cell, source=source))
+        except PlanError as error:
+            faults += error.faults
+    if faults:
+        raise PlanError(list(dict.fromkeys(faults)), source=source)
+    return plans
+
+
+def set_at(table: dict[str, Any], name: str, value: Any) -> None:
+    """Set one key of a plan.
+
+    ``seed`` and ``data.forget`` name keys of the plan, ``prune.sparsity`` a knob of the step that is called "prune",
+    ``prune`` that step itself: a table takes its place (and its name), a list of tables takes it too, an empty list leaves
+    it out.
+
+    Args:
+        table: Changed in place.
+        name: Where.
+        value: What.
+
+    Raises:
+        PlanError: The name leads nowhere, or to two steps.
+    """
+    head, _, rest = name.partition(".")
+    steps = table.get("step", [])
+    labels = [_label(step) for step in steps] if isinstance(steps, list) else []
+    top = [*(f.name for f in fields(Settings)), *Plan._KEYS]
+    if head in labels:
+        if labels.count(head) > 1:
+            raise PlanError([f'"{name}" could mean {labels.count(head)} steps: tell them apart with as = "..."'])
+        place = labels.index(head)
+        if rest:
+            _set_in(steps[place], rest, value, name)
+        else:
+            several = value if isinstance(value, list) else [value]
+            if not all(isinstance(step, dict) for step in several):
+                raise PlanError([f'"{name}" should be a table with "use", or a list of such tables, got {value!r}'])
+            steps[place : place + 1] = [{"as": head, **step} for step in several] if len(several) == 1 else several
+    elif head in top:
+        _set_in(table, name, value, name)
+    else:
+        raise PlanError([f'"{name}" names no key of the plan and no step of it, {nearest(head, [*top, *labels])}'])
+
+
+def _set_in(table: dict[str, Any], path: str, value: Any, name: str) -> None:
+    *folders, last = path.split(".")
+    for folder in folders:
+        table = table.setdefault(folder, {})
+        if not isinstance(table, dict):
+            raise PlanError([f'"{name}" goes through "{folder}", which is no table: name a [[step]] by its label'])
+    table[last] = value
+
+
+def _label(step: Any) -> str:
+    return str(step.get("as", str(step.get("use", "")).rpartition(":")[2])) if isinstance(step, dict) else ""
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

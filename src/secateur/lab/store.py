@@ -1,0 +1,131 @@
+"""The store: folders by content key, written atomically, verified on read. It knows bytes and names, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from secateur.errors import StoreError
+
+Kind = Literal["steps", "outputs", "runs"]
+SUMS = "sums.json"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of bytes, or of a JSON-like value in canonical form."""
+    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, allow_nan=False).encode()
+    return hashlib.sha256(data).hexdigest()
+
+
+class Store:
+    """Entries ``root/<kind>/<key>/``, each a few files and their checksums.
+
+    An entry appears whole or not at all: it is written beside its place, synced to disk and renamed.
+
+    Args:
+        root: The folder; made at the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, kind: Kind, key: str) -> Path:
+        """Where an entry stands."""
+        return self.root / kind / key
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Whether an entry stands there."""
+        return (self.path(kind, key) / SUMS).is_file()
+
+    def put(self, kind: Kind, key: str, files: Mapping[str, bytes]) -> None:
+        """Write an entry; one that is already there stays, since the same key means the same content.
+
+        Args:
+            kind: Its shelf.
+            key: Its key.
+            files: Name to content.
+
+        Raises:
+            StoreError: The disk is full, read-only, or not ours to write.
+        """
+        place = self.path(kind, key)
+        sums = {name: digest(data) for name, data in files.items()}
+        with self._writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".writing-", dir=place.parent) as folder:
+                made = Path(folder) / "entry"
+                made.mkdir()
+                for name, data in {**files, SUMS: json.dumps(sums, indent=1).encode()}.items():
+                    _write(made / name, data)
+                _sync(made)
+                if not self.has(kind, key):
+                    made.rename(place)
+                _sync(place.parent)
+
+    def read(self, kind: Kind, key: str, name: str) -> bytes:
+        """Read a file, and verify its checksum.
+
+        Args:
+            kind: Its shelf.
+            key: The entry's key.
+            name: The file's name.
+
+        Returns:
+            Its content.
+
+        Raises:
+            StoreError: It is missing, or not what was written.
+        """
+        path = self.path(kind, key) / name
+        want = self._sums(kind, key).get(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f'cannot read "{path}" ({error.strerror}): delete the folder "{path.parent}" and run the plan again') from error
+        if digest(data) != want:
+            raise StoreError(f'"{path}" is not what was written (its checksum differs): delete the folder "{path.parent}" and run the plan again, nothing else is lost')
+        return data
+
+    def clear(self) -> None:
+        """Remove what a killed process left half-written."""
+        for left in self.root.glob("*/.writing-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _sums(self, kind: Kind, key: str) -> dict[str, str]:
+        path = self.path(kind, key) / SUMS
+        try:
+            sums: dict[str, str] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StoreError(f'cannot read the checksums "{path}" ({error}): delete the folder "{path.parent}" and run the plan again') from error
+        return sums
+
+    @contextlib.contextmanager
+    def _writing(self, place: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f'cannot write "{place}" ({error.strerror or error}): free or unlock the disk, or name another --store; what was finished is kept'
+            ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

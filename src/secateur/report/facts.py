@@ -1,0 +1,255 @@
+"""What an auditor asks beside the numbers: caveats, controls, provenance, splits, versions."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from secateur.record import Record, StepTrace
+from secateur.report import names
+from secateur.report.spread import Spread, fixed, percent, seconds
+from secateur.report.tables import MEASURES, Panel, Row
+
+_CLASS = re.compile(r"([A-Za-z-]+)\[(\d+)\]")
+
+
+class Caveat(NamedTuple):
+    """A sentence of an audit, and in how many runs it stood; "alike" where only its numbers varied."""
+
+    audit: str
+    text: str
+    runs: int
+    alike: bool
+
+
+class Control(NamedTuple):
+    """A model to compare with: an original or a retrain."""
+
+    name: str
+    seed: str
+    key: str
+    seconds: str
+    values: Mapping[str, Spread]
+
+
+class Origin(NamedTuple):
+    """What shaped the models of some rows."""
+
+    labels: str
+    weights: str
+    masks: str
+    leak: bool
+    words: str
+
+
+class Classes(NamedTuple):
+    """One measure by class: the rows' labels, and for each class a number from each."""
+
+    measure: str
+    labels: tuple[str, ...]
+    lines: tuple[tuple[int, tuple[Spread | None, ...]], ...]
+
+
+def caveats(records: Iterable[Record]) -> list[Caveat]:
+    """Each sentence once; sentences that differ only in their numbers are one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        for audit, finding in names.audits(record):
+            for text in dict.fromkeys(finding.caveats):
+                found.setdefault((audit, re.sub(r"[\d.,]*\d", "#", text)), []).append(text)
+    return [Caveat(audit, texts[0], len(texts), len(set(texts)) > 1) for (audit, _), texts in found.items()]
+
+
+def why(row: Row, shared: Sequence[Caveat]) -> list[str]:
+    """Why its verdicts fell so: the measures outside the band, and the caveats that not every run shares."""
+    told, count = [], len(row.seeds)
+    if row.outside:
+        where = [name + (f" ({n} of {count})" if n < count else "") for name, n in row.outside.items()]
+        told.append("Outside the band of the retrains: " + ", ".join(where) + ".")
+    elif any(
+        math.isfinite(row.values[f"band.{name}"].low) for name in MEASURES if f"band.{name}" in row.values
+    ):
+        told.append("Inside the band of the retrains by every measure.")
+    common = {(caveat.audit, caveat.text) for caveat in shared}
+    for caveat in (c for c in caveats(row.records) if (c.audit, c.text) not in common):
+        often = f"{caveat.runs} of {count} runs" if caveat.runs < count else "every run" if count > 1 else ""
+        told.append(
+            caveat.text + (f" ({often}{', with other numbers' if caveat.alike else ''})" if often else "")
+        )
+    return told
+
+
+def controls(panel: Panel) -> list[Control]:
+    """The originals and every retrain that the rows of this panel were compared with, each once."""
+    found: dict[str, Control] = {}
+    runs = list({id(run): run for row in panel.rows for run in row.records}.values())
+    for run in runs:
+        every = [(name, e) for finding in reversed(run.findings) for name, e in finding.estimates.items()]
+        before = {
+            name.removeprefix("before."): Spread.of([e]) for name, e in every if name.startswith("before.")
+        }
+        if before:
+            found.setdefault(
+                f"before {names.training(run)}", Control("original", str(names.seed(run)), "", "", before)
+            )
+    told = list(found.values())
+    for retrain in names.retrains(runs):
+        took = "" if retrain.seconds is None else seconds(retrain.seconds)
+        values = {name: Spread.of([e]) for name, e in retrain.told.items()}
+        told.append(
+            Control("retrain", "" if retrain.seed is None else str(retrain.seed), retrain.key, took, values)
+        )
+    return told
+
+
+def classes(panel: Panel) -> list[Classes]:
+    """Numbers by class, where an audit gave them."""
+    found: dict[str, dict[int, None]] = {}
+    for row in panel.rows:
+        for name in row.values:
+            if match := _CLASS.fullmatch(name):
+                found.setdefault(match[1], {})[int(match[2])] = None
+    told = []
+    for measure, members in found.items():
+        rows = [row for row in panel.rows if any(f"{measure}[{c}]" in row.values for c in members)]
+        lines = tuple((c, tuple(row.values.get(f"{measure}[{c}]") for row in rows)) for c in sorted(members))
+        told.append(Classes(measure, tuple(row.label for row in rows), lines))
+    return told
+
+
+def others(panel: Panel) -> list[tuple[str, list[str], list[Row]]]:
+    """Audits beyond the usual measures: name, their estimates, the rows that have them."""
+    found: dict[str, dict[str, None]] = {}
+    for row in panel.rows:
+        for name in row.values:
+            audit, slash, estimate = name.partition("/")
+            if slash and "[" not in estimate:
+                found.setdefault(audit, {})[estimate] = None
+    return [
+        (a, list(e), [r for r in panel.rows if any(f"{a}/{x}" in r.values for x in e)])
+        for a, e in found.items()
+    ]
+
+
+def origins(panel: Panel) -> list[Origin]:
+    """Which roles shaped weights and masks, and whether that leaks; rows of which the same is true are told together."""
+    found: dict[tuple[str, str, bool, str], dict[str, None]] = {}
+    for row in panel.rows:
+        for trace in (t for run in row.records if row.kind != "original" and (t := run.unlearning)):
+            leak = bool({"pool", "forget"} & set(trace.masks_saw))
+            key = (_roles(trace.weights_saw), _roles(trace.masks_saw), leak, _origin(row, trace, leak))
+            found.setdefault(key, {})[row.label] = None
+    return [Origin(", ".join(labels), *key) for key, labels in found.items()]
+
+
+def costs(panel: Panel) -> list[tuple[Row, Mapping[str, str]]]:
+    """What unlearning looked at and took, beside its seconds."""
+    told = []
+    fresh = next(
+        (row.values["RTE"].mean for row in panel.rows if row.kind == "retrain" and "RTE" in row.values), 0.0
+    )
+    for row in panel.rows:
+        traces = [trace for run in row.records if (trace := run.unlearning)]
+        if row.kind == "original" or not traces:
+            continue
+        mean = row.values["RTE"].mean
+        told.append((row, {
+            "share": percent(mean / fresh) if fresh > 0 and row.kind == "method" else "",
+            "reads": ", ".join(dict.fromkeys(role for trace in traces for role in trace.reads)) or "no rows",
+            "drawn": " · ".join(f"{role} {_average([t.drawn.get(role, 0) for t in traces])}" for role in traces[0].drawn),
+            "peak": _bytes(max(trace.peak_bytes for trace in traces)),
+            "zeros": row.values["zeros"].middle if "zeros" in row.values else "",
+        }))  # fmt: skip
+    return told
+
+
+def preparation(panel: Panel) -> list[tuple[str, Spread]]:
+    """Training and pruning before unlearning: each step, and its seconds over the trainings."""
+    runs = list({names.training(run): run for row in panel.rows for run in row.records}.values())
+    found: dict[int, list[StepTrace]] = {}
+    for run in runs:
+        for i, step in enumerate(run.steps[: run.unlearn]):
+            found.setdefault(i, []).append(step)
+    return [
+        (t[0].step, Spread(each=tuple(s.seconds for s in t), unit="seconds", better="lower"))
+        for t in found.values()
+    ]
+
+
+def splits(records: Iterable[Record]) -> tuple[list[str], list[tuple[str, str, list[str], str]]]:
+    """Roles; and for each split its request, the seeds that used it, its number of rows by role, and its hash."""
+    found: dict[str, tuple[Record, list[int]]] = {}
+    for record in records:
+        seeds = found.setdefault(json.dumps([record.request, dict(record.split)], default=str), (record, []))[
+            1
+        ]
+        seeds.append(names.seed(record))
+    roles = list(
+        dict.fromkeys(k for r, _ in found.values() for k, v in r.split.items() if isinstance(v, int))
+    )
+    told = []
+    for record, seeds in found.values():
+        counts = [f"{v:,}" if isinstance(v := record.split.get(role), int) else "–" for role in roles]
+        code = str(record.split.get("hash") or record.hashes.get("split", ""))
+        told.append((record.request, ", ".join(map(str, sorted(set(seeds)))), counts, code))
+    return roles, told
+
+
+def variants(
+    things: Iterable[Mapping[str, Any]], leave: Sequence[str] = ()
+) -> list[tuple[dict[str, str], int]]:
+    """Distinct mappings, flat and as text, and how many runs had each."""
+    found: dict[str, tuple[dict[str, str], int]] = {}
+    for thing in things:
+        flat = {key: names.value(v) for key, v in names.flat(thing).items() if key not in leave}
+        mark = json.dumps(flat, sort_keys=True)
+        found[mark] = (flat, found.get(mark, (flat, 0))[1] + 1)
+    return list(found.values())
+
+
+def cards(records: Iterable[Record]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each card that any run carries, once."""
+    found = {
+        json.dumps([name, card], sort_keys=True, default=str): (name, card)
+        for r in records
+        for name, card in r.cards.items()
+    }
+    return list(found.values())
+
+
+def _origin(row: Row, trace: StepTrace, leak: bool) -> str:
+    seen = {"pool", "forget"} & set(trace.weights_saw)
+    if row.kind == "retrain" and seen:
+        told = (
+            "Called retrain, but these weights have seen the forget rows: no reference for having forgotten."
+        )
+    elif seen:
+        told = "Forgetting rests on changing weights that had learned the forget rows."
+    else:
+        told = "These weights never saw the forget rows."
+    if leak:
+        told += " The mask did: it was chosen by weights that had seen them."
+        if row.kind == "retrain":
+            told += " So this retrain keeps something of them: compare with a dense one, or choose the mask again without them."
+    elif trace.masks_saw:
+        told += " The mask was chosen without them."
+    elif row.sparsity > 0 and trace.sparsity > 0:
+        told += " The mask was chosen without looking at rows."
+    return told
+
+
+def _roles(roles: Sequence[str]) -> str:
+    if "pool" in roles:
+        return "pool (forget and retain)"
+    return ", ".join(roles) or "no rows"
+
+
+def _average(values: Sequence[float]) -> str:
+    return fixed(sum(values) / len(values), 0)
+
+
+def _bytes(size: float) -> str:
+    return f"{fixed(size / 2**30, 1)} GiB" if size >= 2**30 else f"{fixed(size / 2**20, 0)} MiB"

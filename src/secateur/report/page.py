@@ -1,0 +1,198 @@
+"""The page: one self-contained HTML file for whoever must decide whether to believe the result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from secateur.errors import DataError, StoreError
+from secateur.record import Record
+from secateur.report import facts, figures, names, words
+from secateur.report.plans import plan_text
+from secateur.report.spread import Spread, plural
+from secateur.report.tables import MEASURES, NOISE_FLOOR, Panel, Row, panels, summarise
+
+
+class Line(NamedTuple):
+    """One run in the lists at the end of the page."""
+
+    seed: int
+    record: Record
+    values: Mapping[str, Spread]
+    verdicts: list[tuple[str, str]]
+
+
+class Runs(NamedTuple):
+    """The runs of one row."""
+
+    start: str
+    row: Row
+    lines: list[Line]
+    plan: str
+
+
+class Chapter(NamedTuple):
+    """All that belongs to one request."""
+
+    setting: str
+    request: str
+    panels: list[Panel]
+    gaps: Markup
+    cost: Markup
+    runs: list[Runs]
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page as text.
+
+    Args:
+        records: One run or a whole grid.
+
+    Returns:
+        HTML.
+
+    Raises:
+        DataError: There is no record.
+    """
+    if not records:
+        raise DataError("expected at least one record to report on, got none: run a plan first")
+    environment = Environment(  # labels and plans are other people's text: escaped, always
+        loader=FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plural"] = plural
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%")
+    return environment.get_template("page.html.j2").render(_view(records))
+
+
+def write(records: Sequence[Record], path: Path) -> Path:
+    """Write the page, at once or not at all.
+
+    Args:
+        records: One run or a whole grid.
+        path: Where to.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: There is no record.
+        StoreError: The file cannot be written.
+    """
+    text = render(records)
+    part = path.with_name(f".{path.name or 'page'}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            part.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(
+            f'expected to write the report to "{path}", but cannot ({reason}): name a file in a folder that exists and that you may write to'
+        ) from error
+    return path
+
+
+def _view(records: Sequence[Record]) -> dict[str, Any]:
+    rows = summarise(records)
+    found = panels(rows)
+    several = len({row.setting for row in rows}) > 1
+    all_caveats = facts.caveats(records)
+    shared = [c for c in all_caveats if c.runs == _runs_of(c.audit, records)]
+    chapters = [
+        Chapter(
+            setting if several else "",
+            request,
+            list(group),
+            Markup(figures.gaps(group, f"gaps-{i}")),
+            Markup(figures.cost(group, f"cost-{i}")),
+            [
+                Runs(panel.start, row, _lines(row), plan_text(row.records[0].plan))
+                for panel in group
+                for row in panel.rows
+                if row.records and (row.kind != "original" or not _unlearned(row))
+            ],
+        )
+        for i, ((setting, request), group) in enumerate(_by_request(found))
+    ]
+    roles, splits = facts.splits(records)
+    return {
+        "title": f"Forget: {records[0].request}"
+        if len(chapters) == 1
+        else f"{plural(len(chapters), 'request')} to forget",
+        "chapters": chapters,
+        "panels": found,
+        "settings": list(dict.fromkeys(row.setting for row in rows)),
+        "several": several,
+        "records": records,
+        "rows": rows,
+        "measures": MEASURES,
+        "dates": sorted({record.created[:10] for record in records}),
+        "summary": words.summary(rows),
+        "methods": list(
+            dict.fromkeys((row.method, row.detail) for row in rows if row.kind in {"retrain", "method"})
+        ),
+        "seeds": sorted({names.seed(record) for record in records}),
+        "single": all(len(row.seeds) == 1 for row in rows),
+        "tally": _counted(rows),
+        "shared": shared,
+        "caveats": all_caveats,
+        "steps": {panel.start: [name for name, _ in facts.preparation(panel)] for panel in found},
+        "noise_floor": NOISE_FLOOR if any(row.kind == "retrain" for row in rows) else "",
+        "leak": any(origin.leak for panel in found for origin in facts.origins(panel)),
+        "glossary": words.GLOSSARY,
+        "honest": words.HONEST,
+        "roles": roles,
+        "splits": splits,
+        "versions": facts.variants(record.versions for record in records),
+        "hardware": facts.variants(record.hardware for record in records),
+        "settings_of_runs": facts.variants((record.run for record in records), leave=("seed",)),
+        "cards": facts.cards(records),
+        "facts": facts,
+    }
+
+
+def _by_request(found: Sequence[Panel]) -> list[tuple[tuple[str, str], list[Panel]]]:
+    return [
+        (key, list(group)) for key, group in groupby(found, key=lambda panel: (panel.setting, panel.request))
+    ]
+
+
+def _lines(row: Row) -> list[Line]:
+    lines = []
+    for run in row.records:
+        told = {name: Spread.of([e]) for name in (*MEASURES, "disparity") if (e := run.estimate(name))}
+        verdicts = [(audit, finding.verdict) for audit, finding in names.audits(run) if finding.verdict]
+        lines.append(Line(names.seed(run), run, told, verdicts))
+    return sorted(lines, key=lambda line: line.seed)
+
+
+def _counted(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Audit to verdict to runs, for the methods; for the retrains where nothing else was judged."""
+    judged = [row for row in rows if row.kind == "method" and row.verdicts] or rows
+    told: dict[str, dict[str, int]] = {}
+    for row in judged:
+        for audit, found in row.verdicts.items():
+            counts = told.setdefault(audit, {})
+            for verdict, n in found.items():
+                counts[verdict] = counts.get(verdict, 0) + n
+    return told
+
+
+def _unlearned(row: Row) -> bool:
+    return any(run.unlearn is not None for run in row.records)
+
+
+def _runs_of(audit: str, records: Sequence[Record]) -> int:
+    return sum(any(name == audit for name, _ in names.audits(record)) for record in records)
