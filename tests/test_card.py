@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from secateur import audits
-from secateur.card import Card, Shelf, camel, resolve
+from secateur.card import Card, Shelf, camel, name_of, resolve
 from secateur.errors import UsageError
 
 METHOD = """
@@ -51,16 +51,17 @@ def test_files_are_the_catalogue(package):
 
 
 def test_unknown_names_get_the_nearest(package):
-    with pytest.raises(UsageError, match='no garden_method is called "l1-spars": did you mean "l1-sparse"'):
+    with pytest.raises(UsageError, match=r'no garden_method is called "l1-spars": did you mean "l1-sparse"'):
         package.find("l1-spars")
 
 
 def test_outside_classes_have_an_address(package):
     found = package.find("garden_methods._hidden:Hidden")
     assert isinstance(found.card, Card)
-    assert package.name(found) == "garden_methods._hidden:Hidden"
-    assert package.name(package["l1-sparse"]) == "l1-sparse"
-    assert resolve(package.name(found.Inner)) is found.Inner
+    assert name_of(found) == "garden_methods._hidden:Hidden"
+    assert resolve(name_of(found)) is found
+    assert resolve(name_of(found.Inner)) is found.Inner
+    assert name_of(package["l1-sparse"]) == "garden_methods.l1_sparse:L1Sparse"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_an_address_of_no_method_is_refused(package, use):
     "address", ["os", ":x", "os:", "no_such_module:x", ".relative:x", "a..b:c", "os:x.y"]
 )
 def test_addresses_that_lead_nowhere_are_refused(address):
-    with pytest.raises(UsageError, match="expected an address|cannot import|holds no"):
+    with pytest.raises(UsageError, match=r"expected an address|cannot import|holds no"):
         resolve(address)
 
 
@@ -106,4 +107,4 @@ def test_every_audit_on_the_shelf_carries_a_card():
         cls = audits.shelf[name]
         assert isinstance(cls.card, Card), name
         assert all((cls.card.summary, cls.card.paper, cls.card.data)), name
-        assert audits.shelf.name(cls) == name
+        assert name_of(cls) == name

@@ -86,7 +86,7 @@ class TestBuild:
         assert 'did you mean "lr"' in told.value.faults[0]
 
     def test_a_class_may_refuse_a_combination(self):
-        with pytest.raises(PlanError, match="step 1: .*needs flag"):
+        with pytest.raises(PlanError, match=r"step 1: .*needs flag"):
             knobs.build(Toy, {"epochs": 1, "name": "both", "flag": True}, where="step 1")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -128,11 +129,13 @@ def resolve(address: str) -> Any:
     if not module or not name:
         raise UsageError(f'expected an address "package.module:name", got "{address}"')
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
+        found = importlib.import_module(module)
+    except (ImportError, TypeError, ValueError) as error:  # the last two: a relative or an empty name
         raise UsageError(
             f'cannot import "{module}" for "{address}" ({error}): install it, or run from the folder that holds it'
         ) from error
+    try:
+        return operator.attrgetter(name)(found)  # dotted, as in ``__qualname__``
     except AttributeError as error:
         raise UsageError(f'"{module}" holds no "{name}": correct the address "{address}"') from error
 

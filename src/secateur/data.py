@@ -118,7 +118,7 @@ class CropFlip:
 
 
 def crop_flip(pad: int = 4) -> CropFlip:
-    """The usual augmentation of small images, as batched operations: ``Split.of(..., augment=crop_flip())``."""
+    """The usual augmentation of small images, batched, for ``Split.of(..., augment=crop_flip(4))``."""
     return CropFlip(pad)
 
 
@@ -397,7 +397,7 @@ class Split(Mapping[str, View]):
 def holdout_rows(
     y: NDArray[np.int64], share: float, *, seed: int, without: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """What a holdout share takes: the first rows of a seed-fixed, stratified order that are not in ``without``.
+    """The rows of a holdout share: the first of a seed-fixed, stratified order that are not in ``without``.
 
     Args:
         y: [n], the classes.

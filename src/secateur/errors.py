@@ -78,6 +78,9 @@ class NotFinite(StepError):
     """NaN or infinity in a loss, in weights or in logits."""
 
 
+MOST = 24  # options that a message lists
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest right one, else all of them.
 
@@ -86,4 +89,4 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """
     options = sorted(options)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    return f'did you mean "{close[0]}"?' if close else "one of: " + ", ".join(options)
+    return f'did you mean "{close[0]}"?' if close else "one of: " + ", ".join(options[:MOST]) + ", ..." * (len(options) > MOST)

@@ -13,7 +13,7 @@ from secateur.data import View
 from secateur.errors import DataError, NotFinite
 from secateur.evidence import Outputs
 from secateur.run import Run
-from secateur.state import sparsity_of
+from secateur.state import probe, sparsity_of
 
 
 def observe(
@@ -36,8 +36,11 @@ def observe(
         DataError: The model does not return logits, a label is outside them, or there is no submodule
             ``features``.
     """
-    with run.steady(), _as_judged(model, run), _watching(model, features) as seen:
-        return {name: _ask(model, name, view, run, seen) for name, view in views.items()}
+    with run.steady(tf32=False), _as_judged(model, run), _watching(model, features) as seen:
+        outputs = {name: _ask(model, name, view, run, seen) for name, view in views.items()}
+    if features is not None and any(out.features is None for out in outputs.values()):
+        raise DataError(f'expected the model to call "{features}", but it never did: name another submodule')
+    return outputs
 
 
 def measure(before: nn.Module, after: nn.Module) -> dict[str, float]:
@@ -61,29 +64,23 @@ def measure(before: nn.Module, after: nn.Module) -> dict[str, float]:
 
 
 def _ask(model: nn.Module, name: str, view: View, run: Run, seen: list[Tensor]) -> Outputs:
+    if not len(view):
+        raise DataError(f'expected rows to ask the model about in "{name}", got an empty view: leave it out')
+    view = view.on(run.where, run.dtype, torch.contiguous_format)
+    probe(model, view)
     logits, labels, rows, features = [], [], [], []
-    for batch in view.on(run.where, run.dtype, torch.contiguous_format).once():
+    for batch in view.once():
         seen.clear()
-        said = model(batch.x)
-        if not isinstance(said, Tensor) or said.ndim != 2 or len(said) != len(batch.y):
-            got = (
-                f"a tensor of shape {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
-            )
-            raise DataError(
-                f"expected a model that returns logits [b, classes], got {got}: wrap it in a module whose "
-                "forward returns the logits alone"
-            )
-        logits.append(said.float().cpu())
+        logits.append(model(batch.x).float().cpu())
         labels.append(batch.y.cpu())
         rows.append(batch.row.cpu())
         features += [part.flatten(1).float().cpu() for part in seen]
-    if not logits:
-        raise DataError(f'expected rows to ask the model about in "{name}", got an empty view: leave it out')
     answers = torch.cat(logits).numpy()
     if not np.isfinite(answers).all():
         bad = int((~np.isfinite(answers).all(axis=1)).sum())
         raise NotFinite(
-            f'expected finite logits, but the model returned NaN or infinity for {bad} of {len(answers)} rows of "{name}": nothing can be judged by them'
+            f"expected finite logits, but the model returned NaN or infinity for {bad} of {len(answers)} "
+            f'rows of "{name}": nothing can be judged by them'
         )
     kept = torch.cat(features).numpy() if features else None
     return Outputs(answers, torch.cat(labels).numpy(), torch.cat(rows).numpy(), kept)
@@ -112,7 +109,8 @@ def _watching(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
         raise DataError(
-            f'expected features="{name}" to name a submodule, got none of these: {", ".join(list(modules)[1:9])} ...'
+            f'expected features="{name}" to name a submodule, got none of these: '
+            f"{', '.join(list(modules)[1:9])} ..."
         )
     handle = modules[name].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:

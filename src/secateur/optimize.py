@@ -1,4 +1,4 @@
-"""The only training loop. Methods hand it a loss; it owns the optimizer, masks, precision, progress and refusal of NaN."""
+"""The only training loop: methods hand it a loss; it owns optimizer, masks, precision and refusing NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.data import Batch, Loader
-from secateur.errors import NotFinite
+from secateur.errors import DataError, NotFinite
 from secateur.maths.schedules import constant
 from secateur.run import Run
 from secateur.state import State
@@ -79,11 +79,14 @@ def optimize(
 
     Raises:
         NotFinite: The loss of an epoch became NaN or infinite.
+        DataError: No parameter is trainable.
     """
     model = state.model
     if run.layout is torch.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     params = [p for p in model.parameters() if p.requires_grad]
+    if not params:
+        raise DataError("expected parameters to train, but requires_grad is False for all of them: thaw some")
     sgd = torch.optim.SGD(
         params,
         lr=optimizer.lr,
@@ -142,7 +145,7 @@ def _train_mode(model: nn.Module, norms: Literal["batch", "frozen"]) -> None:
 
 
 def _pruned(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Weights and the inverted masks to fill them by, made once: at half a millisecond an update, bookkeeping counts."""
+    """Weights and inverted masks to fill them by, made once: at half a millisecond an update it counts."""
     weights = dict(model.named_parameters())
     return [(weights[name].data, _like(~mask, weights[name])) for name, mask in masks.items()]
 

@@ -98,7 +98,7 @@ class Run:
 
     @property
     def layout(self) -> torch.memory_format:
-        """Memory layout of images and of convolution weights: channels last wherever bf16 runs or a GPU does."""
+        """Memory layout of images and of convolution weights: channels last where bf16 runs or a GPU does."""
         fast = self.resolved != "fp64" and (self.resolved == "bf16" or self.where.type == "cuda")
         return torch.channels_last if fast else torch.contiguous_format
 
@@ -123,19 +123,31 @@ class Run:
 
     @contextmanager
     def seeded(self, name: str) -> Iterator[None]:
-        """Torch's global generators under a named stream, put back afterwards: for ``nn.init`` and dropout."""
-        devices = [torch.cuda.current_device()] if self.where.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._seed_of(name))  # noqa: TID251  the one place where it is allowed
+        """Torch's global generators under a named stream, put back after it: for ``nn.init`` and dropout."""
+        cuda = self.where.type == "cuda"
+        index = torch.empty(0, device=self.where).get_device()
+        with torch.random.fork_rng(devices=[index] if cuda else []):
+            # each by itself: torch.manual_seed would also move those of devices that are not put back
+            torch.default_generator.manual_seed(self._seed_of(name))
+            if cuda:
+                torch.cuda.default_generators[index].manual_seed(self._seed_of(name))
             yield
 
     @contextmanager
-    def steady(self) -> Iterator[None]:
-        """This run's thread count, and kernels that repeat their bits; put back afterwards."""
+    def steady(self, *, tf32: bool = True) -> Iterator[None]:
+        """This run's thread count, and kernels that repeat their bits; put back afterwards.
+
+        Args:
+            tf32: Whether convolutions on a GPU may round to 10 bits, as torch does by itself.
+
+        Yields:
+            Nothing.
+        """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": tf32}
+            with torch.backends.cudnn.flags(**flags):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -43,9 +43,8 @@ class Mark:
     def clone(self) -> Mark:
         """A copy that shares no memory."""
         weights = {name: value.clone() for name, value in self.weights.items()}
-        return replace(
-            self, weights=weights, buffers={name: value.clone() for name, value in self.buffers.items()}
-        )
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
+        return replace(self, weights=weights, buffers=buffers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +92,12 @@ class State:
             The state.
 
         Raises:
-            DataError: The model does not fit ``build`` or the data, cannot be copied, or was trained
-                elsewhere while the holdout was drawn as a share (it may have seen those rows).
+            DataError: ``build`` makes no new model or cannot repeat one; the model does not fit it or the
+                data, cannot be copied, or was trained elsewhere while the holdout was drawn as a share (it
+                may have seen those rows).
         """
         state = cls(nn.Identity(), build, split.pool, split.forget, split.retain).on(run).fresh(run)
+        _check_repeats(state.model, state.fresh(run).model)
         if model is not None:
             if split.drawn_holdout:
                 raise DataError(
@@ -104,11 +105,8 @@ class State:
                     "may have been trained on them; name rows in `holdout`, or leave it out"
                 )
             check_fits(model.state_dict(), state.model)
-            state = replace(
-                state,
-                model=copy_model(model).to(run.where, run.dtype).eval(),
-                weights_saw=frozenset({"pool"}),
-            )
+            model = copy_model(model).to(run.where, run.dtype).eval()
+            state = replace(state, model=model, weights_saw=frozenset({"pool"}))
         classes = probe(state.model, state.pool)
         if split.classes > classes:
             raise DataError(
@@ -119,16 +117,24 @@ class State:
 
     def on(self, run: Run) -> State:
         """The same state with its views drawing where and how this run computes."""
-        views = {
-            role: getattr(self, role).on(run.where, run.dtype, run.layout)
-            for role in ("pool", "forget", "retain")
-        }
-        return replace(self, **views)
+        pool, forget, retain = (
+            view.on(run.where, run.dtype, run.layout) for view in (self.pool, self.forget, self.retain)
+        )
+        return replace(self, pool=pool, forget=forget, retain=retain)
 
     def fresh(self, run: Run) -> State:
         """The same state with a newly initialised model (from the stream "init"), which no row has shaped.
 
         Masks stay; ``optimize`` fills the pruned weights before it starts.
+
+        Args:
+            run: Where to put it, and the seed.
+
+        Returns:
+            The state.
+
+        Raises:
+            DataError: ``build`` makes something that is no module.
         """
         with run.steady(), run.seeded("init"):
             model = self.build()
@@ -168,10 +174,15 @@ class State:
             kept = ", ".join(sorted(self.marks)) or "none"
             epoch = name.removeprefix("epoch-")
             raise DataError(
-                f'expected a mark "{name}" to rewind to, got these: {kept}; let the training step keep it: keep = [{epoch}]'
+                f'expected a mark "{name}" to rewind to, got these: {kept}; let the training step keep it: '
+                f"keep = [{epoch}]"
             )
         mark = self.marks[name]
-        self.model.load_state_dict({**self.model.state_dict(), **mark.weights, **mark.buffers})
+        kept_values = {**mark.weights, **mark.buffers}
+        with torch.no_grad():
+            # by name, not by state dict: that leaves out buffers that are not persistent
+            for key, value in [*self.model.named_parameters(), *self.model.named_buffers()]:
+                value.copy_(kept_values[key])
         fill(self.model, self.masks)
         return replace(self, weights_saw=mark.saw)
 
@@ -194,17 +205,14 @@ class State:
             conv = isinstance(module, nn.modules.conv._ConvNd)
             linear = isinstance(module, (nn.Linear, nn.Bilinear, nn.MultiheadAttention))
             if (conv and scope != "linear") or (linear and scope != "conv"):
-                wanted |= {
-                    id(p)
-                    for name, p in module.named_parameters(recurse=False)
-                    if "weight" in name and p.ndim > 1
-                }
+                own = module.named_parameters(recurse=False)
+                wanted |= {id(p) for name, p in own if "weight" in name and p.ndim > 1}
         return {name: p for name, p in self.model.named_parameters() if id(p) in wanted}
 
 
 @torch.no_grad()
 def fill(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set pruned weights to +0.0; filled, not multiplied, since w * mask leaves -0.0, which shows the sign of w."""
+    """Set pruned weights to +0.0; filled, not multiplied: w * mask leaves -0.0, which shows the sign of w."""
     weights = dict(model.named_parameters())
     for name, mask in masks.items():
         weights[name].masked_fill_(~mask, 0.0)
@@ -235,6 +243,22 @@ def copy_model(model: nn.Module) -> nn.Module:
             f"expected a model that can be copied, got one that cannot ({str(error).splitlines()[0]}): it "
             "keeps an activation or a handle as an attribute; keep it out of the module, or detach it"
         ) from error
+
+
+def _check_repeats(model: nn.Module, again: nn.Module) -> None:
+    if model is again:
+        raise DataError(
+            "expected `build` to make a new model at every call, got the same object twice: a step that "
+            "starts anew would go on from trained weights; hand over a function that makes one, and a "
+            "trained model as State.of(..., model=...)"
+        )
+    pairs = zip(model.state_dict().items(), again.state_dict().items(), strict=True)
+    odd = [name for (name, first), (_, second) in pairs if not torch.equal(first, second)]
+    if odd:
+        raise DataError(
+            f"expected `build` to draw initial weights from torch's global generator, but {odd[0]} differs "
+            "between two calls under one seed: no retraining could be repeated; use torch.nn.init"
+        )
 
 
 def check_fits(weights: Mapping[str, Tensor], like: nn.Module) -> None:

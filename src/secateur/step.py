@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -66,13 +66,14 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         notes.
 
     Raises:
-        UsageError: The step is no step, or a knob is out of bounds.
+        UsageError: The step is no step, a knob is out of bounds, or the state was made for another run.
         ClosedView: It touched rows that ``reads`` does not name.
         BrokenPromise: It handed back no state, another architecture, or pruned weights that are not +0.0.
         NotFinite: A loss, a weight or a buffer became NaN or infinite.
         DataError: The model cannot be copied, or a view that the step trains on is empty.
     """
     name, reads = _identify(step)
+    _check_place(state, run)
     run = run.at(state.depth)
     wanted = {key: p.requires_grad for key, p in state.model.named_parameters()}
     handed = _handed(step.card, name, reads, state, run)
@@ -87,7 +88,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
             f"expected {name} to return a State, got {type(result).__name__}: end with `return state`"
         )
     _settle(result.model, wanted)
-    _check_architecture(name, result, state)
+    _check_architecture(name, result, state, run)
     _check_masks(name, result)
     _check_finite(name, result.model)
     # a step that tells forget from retain unlearns, and a mark would carry the forgotten rows past it
@@ -100,6 +101,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         marks={} if unlearns else result.marks,
         depth=state.depth + 1,
         weights_saw=result.weights_saw | reads,
+        masks_saw=result.masks_saw | (reads if _differ(result.masks, state.masks) else frozenset()),
     )
     trace = StepTrace(
         step=name,
@@ -121,9 +123,11 @@ def apply(step: Step, state: State, run: Run) -> Applied:
 
 def _identify(step: Any) -> tuple[str, frozenset[Role]]:
     name = name_of(type(step))
+    if isinstance(step, type):
+        raise UsageError(f"expected a step, got the class {step.__name__}: write {step.__name__}(...)")
     if not callable(step) or not isinstance(getattr(step, "card", None), Card):
         raise UsageError(f"expected a step, got {name}: a step is callable and carries a `card`")
-    if not dataclasses.is_dataclass(step) or not type(step).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not getattr(getattr(step, "__dataclass_params__", None), "frozen", False):
         raise UsageError(
             f"expected {name} to be a frozen dataclass: its fields are its knobs, and a knob that moves "
             "makes a record untrue"
@@ -139,18 +143,40 @@ def _identify(step: Any) -> tuple[str, frozenset[Role]]:
     return name, reads
 
 
+def _check_place(state: State, run: Run) -> None:
+    weight = next((p for p in state.model.parameters() if p.is_floating_point()), None)
+    if weight is not None and (weight.dtype, weight.device.type) != (run.dtype, run.where.type):
+        raise UsageError(
+            f"expected a state made for this run ({run.dtype} on {run.where.type}), got weights in "
+            f"{weight.dtype} on {weight.device.type}: State.of(build, split, run, model=...) makes one"
+        )
+
+
 def _handed(card: Card, name: str, reads: frozenset[Role], state: State, run: Run) -> State:
-    views: dict[str, View] = {}
+    views: dict[Role, View] = {}
     for role in ROLES:
         view: View = getattr(state, role)
-        why = f'{name} touched "{role}", but its `reads` names {", ".join(sorted(reads)) or "no role"}: add "{role}" to `reads`, or leave those rows alone'
+        why = (
+            f'{name} touched "{role}", but its `reads` names {", ".join(sorted(reads)) or "no role"}: add '
+            f'"{role}" to `reads`, or leave those rows alone'
+        )
         views[role] = view.fresh() if role in reads else view.closed(why)
     # copies of all that a step could write to: the caller's stays as it is
-    fresh = state.fresh(run) if card.anew else replace(state, model=copy_model(state.model))
-    masks = {key: mask.clone() for key, mask in state.masks.items()}
+    begun = state.fresh(run) if card.anew else replace(state, model=copy_model(state.model).eval())
     return replace(
-        fresh, masks=masks, marks={key: mark.clone() for key, mark in state.marks.items()}, **views
+        begun,
+        pool=views["pool"],
+        forget=views["forget"],
+        retain=views["retain"],
+        masks={key: mask.clone() for key, mask in state.masks.items()},
+        marks={key: mark.clone() for key, mark in state.marks.items()},
     )
+
+
+def _differ(masks: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
+    """Whether these are masks, and other ones than before."""
+    known = masks.keys() <= before.keys()
+    return bool(masks) and not (known and all(torch.equal(mask, before[key]) for key, mask in masks.items()))
 
 
 @torch.no_grad()
@@ -164,11 +190,10 @@ def _settle(model: nn.Module, wanted: dict[str, bool]) -> None:
             p.data = p.data.contiguous()
 
 
-def _check_architecture(name: str, result: State, state: State) -> None:
-    if result.build is not state.build:
-        return
-    got = {key: value.shape for key, value in result.model.state_dict().items()}
-    want = {key: value.shape for key, value in state.model.state_dict().items()}
+def _check_architecture(name: str, result: State, state: State, run: Run) -> None:
+    like = state if result.build is state.build else result.fresh(run)
+    got = {key: (value.shape, value.dtype) for key, value in result.model.state_dict().items()}
+    want = {key: (value.shape, value.dtype) for key, value in like.model.state_dict().items()}
     if got != want:
         odd = sorted(key for key in got.keys() | want.keys() if got.get(key) != want.get(key))
         raise BrokenPromise(
@@ -180,24 +205,23 @@ def _check_architecture(name: str, result: State, state: State) -> None:
 def _check_masks(name: str, result: State) -> None:
     weights = dict(result.model.named_parameters())
     for key, mask in result.masks.items():
-        if key not in weights or mask.dtype != torch.bool or mask.shape != weights[key].shape:
+        fits = isinstance(mask, Tensor) and key in weights and mask.shape == weights[key].shape
+        if not fits or mask.dtype != torch.bool:
             raise BrokenPromise(
-                f'expected masks of {name} to be boolean tensors in the shape of parameters, but "{key}" is not'
+                f"expected masks of {name} to be boolean tensors in the shape of parameters, but "
+                f'"{key}" is not: True keeps a weight'
             )
         pruned = weights[key].detach()[~mask]
         if bool((pruned != 0).any()) or bool(torch.signbit(pruned).any()):
             raise BrokenPromise(
-                f'expected pruned weights to be +0.0 after {name}, but some of "{key}" are not: train with optimize(), or end with state.pruned(masks)'
+                f'expected pruned weights to be +0.0 after {name}, but some of "{key}" are not: train with '
+                "optimize(), or end with state.pruned(masks)"
             )
 
 
 def _check_finite(name: str, model: nn.Module) -> None:
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    bad = [
-        key
-        for key, value in tensors.items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
+    bad = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if bad:
         raise NotFinite(
             f"expected finite weights after {name}, but {bad[0]} holds NaN or infinity: lower lr, or set clip"

@@ -9,11 +9,11 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Estimated": "estimate",
+    "Estimated": "cost",
     "Plan": "plan",
     "Store": "store",
     "audit_run": "review",
-    "estimate": "estimate",
+    "estimate": "cost",
     "expand": "grid",
     "load": "grid",
     "read_plan": "plan",

@@ -25,7 +25,7 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
         The plan as plain values, axes included.
 
     Raises:
-        UsageError: There is no such file, or a ``--set`` without a key and a value.
+        UsageError: There is no such file, or a ``--set`` without a key and a value, or of a key that an axis replaces.
         PlanError: It is not TOML, or a key leads nowhere.
     """
     try:
@@ -39,8 +39,16 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise UsageError(f'expected --set key=value, got "{text}": such as --set prune.sparsity=0.9')
+        _refuse_overruled(key.strip(), table.get("grid", {}))
         set_at(table, key.strip(), _value(value.strip()))
     return table
+
+
+def _refuse_overruled(key: str, axes: Any) -> None:
+    """A value that an axis would replace in every cell has no effect, and must not pass in silence."""
+    for axis in axes if isinstance(axes, dict) else ():
+        if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
+            raise UsageError(f'--set {key} would have no effect: the axis "{axis}" replaces it in every run; use --set grid.{axis}=[...]')
 
 
 def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
@@ -96,7 +104,10 @@ def set_at(table: dict[str, Any], name: str, value: Any) -> None:
     steps = table.get("step", [])
     labels = [_label(step) for step in steps] if isinstance(steps, list) else []
     top = [*(f.name for f in fields(Settings)), *Plan._KEYS]
-    if head in labels:
+    if head == "grid" and rest:
+        # an axis is named by one key, dots and all
+        table.setdefault("grid", {})[rest] = value
+    elif head in labels:
         if labels.count(head) > 1:
             raise PlanError([f'"{name}" could mean {labels.count(head)} steps: tell them apart with as = "..."'])
         place = labels.index(head)

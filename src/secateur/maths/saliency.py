@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from secateur.errors import UsageError
+
 
 def keep_largest(
     scores: Mapping[str, Tensor], sparsity: float, *, kept: Mapping[str, Tensor] | None = None
@@ -21,17 +23,20 @@ def keep_largest(
 
     Returns:
         Name to a boolean tensor, True = kept.
+
+    Raises:
+        UsageError: ``kept`` prunes more than ``sparsity`` asks for.
     """
+    masks = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+    before = torch.cat([(kept or {}).get(name, mask).flatten() for name, mask in masks.items()])
     flat = torch.cat([score.detach().flatten().double() for score in scores.values()])
-    if kept:
-        before = torch.cat([
-            kept.get(name, torch.ones_like(s, dtype=torch.bool)).flatten() for name, s in scores.items()
-        ])
-        flat = flat.masked_fill(~before, -torch.inf)
-    mask = torch.ones_like(flat, dtype=torch.bool)
-    mask[torch.argsort(flat, stable=True)[: round(sparsity * len(flat))]] = False
-    parts = mask.split([score.numel() for score in scores.values()])
-    return {
-        name: part.view(score.shape).clone()
-        for (name, score), part in zip(scores.items(), parts, strict=True)
-    }
+    count, gone = round(sparsity * len(flat)), int((~before).sum())
+    if gone > count:
+        raise UsageError(
+            f"expected to prune at least the {gone} of {len(flat)} weights that are pruned already, got "
+            f"sparsity {sparsity} ({count} weights): no weight grows back; ask for more, or leave this out"
+        )
+    order = torch.argsort(flat.masked_fill(~before, -torch.inf), stable=True)
+    chosen = torch.ones_like(before).index_fill(0, order[:count], False)
+    parts = torch.split(chosen, [mask.numel() for mask in masks.values()])
+    return {name: part.view_as(masks[name]).clone() for name, part in zip(masks, parts, strict=True)}

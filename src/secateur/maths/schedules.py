@@ -16,10 +16,14 @@ def constant(progress: float) -> float:
 def step(milestones: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Schedule:
     """Times ``factor`` at each milestone.
 
+    Returns:
+        The schedule.
+
     >>> [round(step()(p), 4) for p in (0.0, 0.5, 0.9)]
     [1.0, 0.1, 0.01]
     """
-    return lambda progress: factor ** sum(progress >= milestone for milestone in milestones)
+    # the small part keeps a resumed schedule from reaching a milestone one update late, by rounding
+    return lambda progress: factor ** sum(progress + 1e-9 >= milestone for milestone in milestones)
 
 
 def cosine(progress: float) -> float:
@@ -28,7 +32,10 @@ def cosine(progress: float) -> float:
 
 
 def one_cycle(peak: float = 0.2, start: float = 0.04) -> Schedule:
-    """Straight up from ``start`` to one at ``peak``, then down to zero along a cosine (Smith and Topin, 2019).
+    """Straight up from ``start`` to one at ``peak``, then along a cosine to zero (Smith and Topin, 2019).
+
+    Returns:
+        The schedule.
 
     >>> [round(one_cycle()(p), 2) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.04, 0.52, 1.0, 0.5, 0.0]
@@ -39,6 +46,9 @@ def one_cycle(peak: float = 0.2, start: float = 0.04) -> Schedule:
 def warmed_up(schedule: Schedule, share: float) -> Schedule:
     """The schedule, with the first ``share`` of the run rising from zero (Goyal et al., 2017).
 
+    Returns:
+        The schedule.
+
     >>> [round(warmed_up(constant, 0.2)(p), 2) for p in (0.0, 0.1, 0.2, 0.5)]
     [0.0, 0.5, 1.0, 1.0]
     """
@@ -47,6 +57,9 @@ def warmed_up(schedule: Schedule, share: float) -> Schedule:
 
 def resumed(schedule: Schedule, at: float) -> Schedule:
     """The rest of a schedule, from ``at`` on: what a rewound run follows.
+
+    Returns:
+        The schedule.
 
     >>> resumed(cosine, 0.5)(0.0) == cosine(0.5)
     True

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.record import Record
+from secateur.report.rows import Row
 from secateur.report.spread import Spread
-from secateur.report.tables import Row, print_table, rows_as_json, summarise
+from secateur.report.tables import print_table, rows_as_json, summarise
 
 __all__ = ["Row", "Spread", "print_table", "render_page", "rows_as_json", "summarise", "write_page"]
 

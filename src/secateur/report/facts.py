@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from secateur.record import Record, StepTrace
 from secateur.report import names
+from secateur.report.rows import MEASURES, Row
 from secateur.report.spread import Spread, fixed, percent, seconds
-from secateur.report.tables import MEASURES, Panel, Row
+from secateur.report.tables import Panel
 
 _CLASS = re.compile(r"([A-Za-z-]+)\[(\d+)\]")
 
@@ -65,7 +66,7 @@ def caveats(records: Iterable[Record]) -> list[Caveat]:
 
 def why(row: Row, shared: Sequence[Caveat]) -> list[str]:
     """Why its verdicts fell so: the measures outside the band, and the caveats that not every run shares."""
-    told, count = [], len(row.seeds)
+    told, count = [], row.count
     if row.outside:
         where = [name + (f" ({n} of {count})" if n < count else "") for name, n in row.outside.items()]
         told.append("Outside the band of the retrains: " + ", ".join(where) + ".")
@@ -135,7 +136,7 @@ def others(panel: Panel) -> list[tuple[str, list[str], list[Row]]]:
 
 
 def origins(panel: Panel) -> list[Origin]:
-    """Which roles shaped weights and masks, and whether that leaks; rows of which the same is true are told together."""
+    """Which roles shaped weights and masks, and whether that leaks; alike rows are told together."""
     found: dict[tuple[str, str, bool, str], dict[str, None]] = {}
     for row in panel.rows:
         for trace in (t for run in row.records if row.kind != "original" and (t := run.unlearning)):
@@ -145,7 +146,7 @@ def origins(panel: Panel) -> list[Origin]:
     return [Origin(", ".join(labels), *key) for key, labels in found.items()]
 
 
-def costs(panel: Panel) -> list[tuple[Row, Mapping[str, str]]]:
+def costs(panel: Panel) -> Sequence[tuple[Row, Mapping[str, str]]]:
     """What unlearning looked at and took, beside its seconds."""
     told = []
     fresh = next(
@@ -159,7 +160,9 @@ def costs(panel: Panel) -> list[tuple[Row, Mapping[str, str]]]:
         told.append((row, {
             "share": percent(mean / fresh) if fresh > 0 and row.kind == "method" else "",
             "reads": ", ".join(dict.fromkeys(role for trace in traces for role in trace.reads)) or "no rows",
-            "drawn": " · ".join(f"{role} {_average([t.drawn.get(role, 0) for t in traces])}" for role in traces[0].drawn),
+            "drawn": " · ".join(
+                f"{role} {_average([t.drawn.get(role, 0) for t in traces])}" for role in traces[0].drawn
+            ),
             "peak": _bytes(max(trace.peak_bytes for trace in traces)),
             "zeros": row.values["zeros"].middle if "zeros" in row.values else "",
         }))  # fmt: skip
@@ -180,7 +183,7 @@ def preparation(panel: Panel) -> list[tuple[str, Spread]]:
 
 
 def splits(records: Iterable[Record]) -> tuple[list[str], list[tuple[str, str, list[str], str]]]:
-    """Roles; and for each split its request, the seeds that used it, its number of rows by role, and its hash."""
+    """Roles; and for each split its request, the seeds that used it, its rows by role, and its hash."""
     found: dict[str, tuple[Record, list[int]]] = {}
     for record in records:
         seeds = found.setdefault(json.dumps([record.request, dict(record.split)], default=str), (record, []))[
@@ -233,7 +236,8 @@ def _origin(row: Row, trace: StepTrace, leak: bool) -> str:
     if leak:
         told += " The mask did: it was chosen by weights that had seen them."
         if row.kind == "retrain":
-            told += " So this retrain keeps something of them: compare with a dense one, or choose the mask again without them."
+            told += " So this retrain keeps something of them: compare with a dense one, "
+            told += "or choose the mask again without them."
     elif trace.masks_saw:
         told += " The mask was chosen without them."
     elif row.sparsity > 0 and trace.sparsity > 0:

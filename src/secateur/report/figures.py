@@ -1,4 +1,4 @@
-"""Figures: matplotlib as inline SVG. Text stays text, the bytes are the same each time, and the page's CSS gives the colours."""
+"""Figures: inline SVG by matplotlib. Text stays text, bytes repeat, the page's CSS gives the colours."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from secateur.report.rows import MEASURES, Row
 from secateur.report.spread import Spread, seconds
-from secateur.report.tables import MEASURES, Panel, Row
+from secateur.report.tables import Panel
 
 # drawn with colours that nobody would choose, then named: light, dark and paper each bring their own
 INK, MUTED, HAIR, BAND, ACCENT, PAPER = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
@@ -27,7 +27,7 @@ _MARKS: dict[str, dict[str, Any]] = {  # shape and filling tell them apart, not 
     "retrain": {"marker": "D", "markerfacecolor": INK, "markeredgecolor": PAPER, "color": INK},
     "method": {"marker": "o", "markerfacecolor": ACCENT, "markeredgecolor": PAPER, "color": ACCENT},
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "secateur",
     "font.family": "sans-serif",
@@ -112,17 +112,17 @@ def cost(panels: Sequence[Panel], name: str) -> str:
         name: Makes the figure's ids its own.
 
     Returns:
-        An ``<svg>`` element; empty where no time was taken.
+        An ``<svg>`` element; empty where there are no two times to compare.
     """
     shown = [(panel, [row for row in panel.rows if _time(row) > 0]) for panel in panels]
     shown = [(panel, rows) for panel, rows in shown if rows]
-    if not shown:
+    if sum(len(rows) for _, rows in shown) < 2:
         return ""
     times = [t for _, rows in shown for row in rows for t in row.values["RTE"].each if t > 0]
     log = max(times) / min(times) > 20
     with mpl.rc_context(_STYLE):
         figure, axes, middle = _grid(shown, columns=1, top=0.42)
-        for line, ((panel, rows), (ax,)) in enumerate(zip(shown, axes, strict=True)):
+        for line, ((_, rows), (ax,)) in enumerate(zip(shown, axes, strict=True)):
             if log:
                 ax.set_xscale("log")
                 ax.xaxis.set_major_locator(LogLocator(base=10))
@@ -156,7 +156,7 @@ def cost(panels: Sequence[Panel], name: str) -> str:
 def _grid(
     shown: Sequence[tuple[Panel, list[Row]]], *, columns: int, top: float
 ) -> tuple[Figure, list[list[Axes]], float]:
-    """One line of axes for each start, placed by inches: no font moves them; and where their middle is, as a share."""
+    """Axes placed by inches, so that no font moves them: one line for each start; and their middle."""
     longest = max(len(_short(row.label, _LABEL)) for _, rows in shown for row in rows)
     left, gap = 0.35 + 0.076 * longest, 0.28
     total = top + _BOTTOM + sum(len(rows) * _PITCH for _, rows in shown) + _HEAD * (len(shown) - 1)
@@ -206,8 +206,8 @@ def _mark(ax: Axes, place: int, row: Row, spread: Spread | None, *, scale: float
             zorder=3,
         )
         ax.plot(
-            [v * scale for v in spread.each], [place] * spread.n, linestyle="none", marker="o", markersize=3, markeredgewidth=0,
-            markerfacecolor=mark["color"], alpha=0.4, zorder=2, clip_on=False,
+            [v * scale for v in spread.each], [place] * spread.n, linestyle="none", marker="o", markersize=3,
+            markeredgewidth=0, markerfacecolor=mark["color"], alpha=0.4, zorder=2, clip_on=False,
         )  # fmt: skip
     size = 5.5 if row.kind == "retrain" else 6.5
     ax.plot(
@@ -230,7 +230,7 @@ def _limits(spreads: Sequence[Spread]) -> tuple[float, float]:
 
 
 def _band(panel: Panel, measure: str) -> tuple[float, float] | None:
-    """Where one more retrain would fall, relative to the mean of the retrains; from the methods, who share references."""
+    """Where one more retrain would fall, relative to their mean; the methods share references."""
     found = sorted(panel.rows, key=lambda row: row.kind != "method")
     for band in (row.values[f"band.{measure}"] for row in found if f"band.{measure}" in row.values):
         if math.isfinite(band.low) and math.isfinite(band.high):
@@ -259,9 +259,7 @@ def _svg(figure: Figure, name: str, title: str, told: str) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": f"secateur {name}"}):
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's font draws the text, not ours
-        FigureCanvasSVG(figure).print_svg(
-            buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     width, height = (round(inches * 72, 1) for inches in figure.get_size_inches())
     body = buffer.getvalue().partition("<svg")[2].partition(">")[2]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
@@ -276,5 +274,6 @@ def _svg(figure: Figure, name: str, title: str, told: str) -> str:
     name = html.escape(name)
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title {name}-desc">'
-        f'<title id="{name}-title">{html.escape(title)}</title><desc id="{name}-desc">{html.escape(told)}</desc>{body.strip()}'
+        f'<title id="{name}-title">{html.escape(title)}</title>'
+        f'<desc id="{name}-desc">{html.escape(told)}</desc>{body.strip()}'
     )

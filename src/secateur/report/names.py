@@ -1,4 +1,4 @@
-"""What runs have in common and what tells them apart, in words; and who is who among the models they speak of."""
+"""What runs share and what tells them apart, in words; and who is who among the models they speak of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONTROL = re.compile(r"retrain\[(\d+)\]\.([^\[\]]+)")
 
 
 class Retrain(NamedTuple):
-    """A retrained model that runs were compared with: its key in the store, seed, seconds of all its steps, and estimates."""
+    """A retrained model: its key in the store, its seed, the seconds of all its steps, its estimates."""
 
     key: str
     seed: int | None
@@ -38,7 +38,7 @@ def settings(runs: Sequence[Record]) -> list[str]:
 
 
 def starts(runs: Sequence[Record], places: Sequence[str]) -> list[str]:
-    """What unlearning started from: its sparsity, and what else tells it apart from others of that sparsity."""
+    """What unlearning started from: its sparsity, and what tells it from others as sparse."""
     things = []
     for run, place in zip(runs, places, strict=True):
         sparsity = round(run.sparsity, 3)
@@ -68,7 +68,7 @@ def audits(run: Record) -> Iterator[tuple[str, Finding]]:
 
 
 def retrains(runs: Sequence[Record]) -> list[Retrain]:
-    """The retrained models that these runs were compared with; one that served several runs stands there once."""
+    """The retrained models that these runs were compared with; one that served several stands there once."""
     found: dict[str, Retrain] = {}
     for run in runs:
         told: dict[int, dict[str, Estimate]] = {}
@@ -107,6 +107,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
     >>> flat({"lr": 0.1, "optimizer": {"momentum": 0.9}})
     {'lr': 0.1, 'optimizer.momentum': 0.9}
+
+    Returns:
+        Dotted name to value.
     """
     found: dict[str, Any] = {}
     for key, value in tree.items():
@@ -122,6 +125,9 @@ def value(given: Any) -> str:
 
     >>> value(0.0005), value("keep"), value(True), value([0, 2])
     ('0.0005', 'keep', 'true', '[0, 2]')
+
+    Returns:
+        Text.
     """
     if isinstance(given, float):
         return f"{given:g}"
@@ -139,7 +145,7 @@ def _steps(steps: Sequence[StepTrace]) -> dict[str, Any]:
 
 
 def _told_apart(things: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Base and details for each (place, base, entries): the entries in which things of one place and base differ."""
+    """Base and detail for each (place, base, entries): where entries of one place and base differ."""
     kept: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     marks = [json.dumps(entries, sort_keys=True, default=str) for _, _, entries in things]
     for (place, base, entries), mark in zip(things, marks, strict=True):

@@ -16,8 +16,9 @@ from secateur.errors import DataError, StoreError
 from secateur.record import Record
 from secateur.report import facts, figures, names, words
 from secateur.report.plans import plan_text
+from secateur.report.rows import MEASURES, Row
 from secateur.report.spread import Spread, plural
-from secateur.report.tables import MEASURES, NOISE_FLOOR, Panel, Row, panels, summarise
+from secateur.report.tables import NOISE_FLOOR, Panel, panels, summarise
 
 
 class Line(NamedTuple):
@@ -26,7 +27,7 @@ class Line(NamedTuple):
     seed: int
     record: Record
     values: Mapping[str, Spread]
-    verdicts: list[tuple[str, str]]
+    verdicts: Sequence[tuple[str, str]]
 
 
 class Runs(NamedTuple):
@@ -99,7 +100,8 @@ def write(records: Sequence[Record], path: Path) -> Path:
             part.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise StoreError(
-            f'expected to write the report to "{path}", but cannot ({reason}): name a file in a folder that exists and that you may write to'
+            f'expected to write the report to "{path}", but cannot ({reason}): '
+            "name a file in a folder that exists and that you may write to"
         ) from error
     return path
 
@@ -144,13 +146,13 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
             dict.fromkeys((row.method, row.detail) for row in rows if row.kind in {"retrain", "method"})
         ),
         "seeds": sorted({names.seed(record) for record in records}),
-        "single": all(len(row.seeds) == 1 for row in rows),
+        "single": all(row.count == 1 for row in rows if row.kind != "reference"),
         "tally": _counted(rows),
         "shared": shared,
         "caveats": all_caveats,
         "steps": {panel.start: [name for name, _ in facts.preparation(panel)] for panel in found},
         "noise_floor": NOISE_FLOOR if any(row.kind == "retrain" for row in rows) else "",
-        "leak": any(origin.leak for panel in found for origin in facts.origins(panel)),
+        "leak": any(words.leaky(row) for row in rows),
         "glossary": words.GLOSSARY,
         "honest": words.HONEST,
         "roles": roles,

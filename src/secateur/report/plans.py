@@ -20,6 +20,9 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     [[step]]
     use = "train"
     epochs = 2
+
+    Returns:
+        Text that ``tomllib`` reads back.
     """
     tables = {key: value for key, value in plan.items() if _is_tables(value)}
     blocks = ["\n".join(_lines({key: value for key, value in plan.items() if key not in tables}))]

@@ -98,6 +98,9 @@ def fixed(value: float, digits: int) -> str:
 
     >>> fixed(-0.04, 1), fixed(12345.6, 0), fixed(float("nan"), 1)
     ('0.0', '12,346', '–')
+
+    Returns:
+        Text.
     """
     if not math.isfinite(value):
         return NONE
@@ -109,6 +112,9 @@ def seconds(value: float) -> str:
 
     >>> seconds(0.514), seconds(52.34), seconds(2593.1)
     ('0.51', '52.3', '2,593')
+
+    Returns:
+        Text.
     """
     return fixed(value, _digits(value))
 
@@ -118,6 +124,9 @@ def duration(value: float) -> str:
 
     >>> duration(52.34), duration(2593.1), duration(9000.0)
     ('52.3 seconds', '43.2 minutes', '2.5 hours')
+
+    Returns:
+        Text.
     """
     for name, size in (("hours", 3600), ("minutes", 60)):
         if value >= 2 * size:
@@ -130,6 +139,9 @@ def plural(count: int, noun: str) -> str:
 
     >>> plural(1, "run"), plural(4500, "row")
     ('1 run', '4,500 rows')
+
+    Returns:
+        Text.
     """
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
@@ -139,6 +151,9 @@ def percent(share: float) -> str:
 
     >>> percent(0.9), percent(0.995)
     ('90 %', '99.5 %')
+
+    Returns:
+        Text.
     """
     return fixed(share * 100, 1).removesuffix(".0") + " %"
 

@@ -27,7 +27,8 @@ class Train(Recipe):
 
     card: ClassVar[Card] = Card(
         summary="Trains on the whole pool by SGD.",
-        paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, section 5 (settings)",
+        paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, section 5 "
+        "(settings)",
         data="pool",
     )
     reads: ClassVar[frozenset[Role]] = frozenset({"pool"})

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """Subtracts constants and divides by constants, per channel; part of the model, so that a checkpoint is complete.
+    """Subtracts constants and divides by constants, per channel; in the model, so a checkpoint is complete.
 
     Args:
         mean: One number for each channel.

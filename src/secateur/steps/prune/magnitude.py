@@ -32,7 +32,8 @@ class Magnitude:
 
     card: ClassVar[Card] = Card(
         summary="Prunes the globally smallest weights in one shot, and can rewind the rest.",
-        paper="Ma et al., Sanity Checks for Lottery Tickets, NeurIPS 2021; rewinding: Frankle et al., ICML 2020",
+        paper="Ma et al., Sanity Checks for Lottery Tickets, NeurIPS 2021; rewinding: Frankle et al., ICML "
+        "2020",
         data="none",
     )
     reads: ClassVar[frozenset[Role]] = frozenset()

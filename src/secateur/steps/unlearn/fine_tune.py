@@ -20,7 +20,8 @@ class FineTune(Recipe):
 
     card: ClassVar[Card] = Card(
         summary="Goes on training on the retained rows only.",
-        paper="Warnecke et al., Machine Unlearning of Features and Labels, NDSS 2023; Golatkar et al., CVPR 2020",
+        paper="Warnecke et al., Machine Unlearning of Features and Labels, NDSS 2023; Golatkar "
+        "et al., CVPR 2020",
         data="retain",
     )
     reads: ClassVar[frozenset[Role]] = frozenset({"retain"})

@@ -29,7 +29,8 @@ class GradientAscent(Recipe):
 
     card: ClassVar[Card] = Card(
         summary="Climbs the loss of the forget rows for a few small steps.",
-        paper="Graves et al., Amnesiac Machine Learning, AAAI 2021; Thudi et al., Unrolling SGD, EuroS&P 2022",
+        paper="Graves et al., Amnesiac Machine Learning, AAAI 2021; Thudi et al., Unrolling SGD, EuroS&P "
+        "2022",
         data='forget; also retain with norms = "recompute"',
     )
 

@@ -39,7 +39,8 @@ class L1Sparse(Recipe):
 
     card: ClassVar[Card] = Card(
         summary="Fine-tunes on the retained rows under an l1 penalty.",
-        paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, section 4, equation 3",
+        paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, section 4, "
+        "equation 3",
         data="retain",
     )
     reads: ClassVar[frozenset[Role]] = frozenset({"retain"})

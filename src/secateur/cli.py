@@ -1,0 +1,277 @@
+"""The command line: parse, call, print. Every command is a thin door to one public function."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from secateur.errors import SecateurError
+
+if TYPE_CHECKING:
+    from secateur.record import Record
+
+app = typer.Typer(
+    name="secateur",
+    help="Make a trained classifier forget chosen training data, and prove how well it did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+out, err = Console(soft_wrap=True), Console(stderr=True)
+
+Plan = Annotated[Path, typer.Argument(help="a TOML file; see docs/start.md", show_default=False)]
+StoreAt = Annotated[Path, typer.Option("--store", help="folder of results")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the plan, as an axis names it; may be given often")]
+AsJson = Annotated[bool, typer.Option("--json", help="print results for programs")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="load and build everything, estimate the cost, train nothing")]
+PageAt = Annotated[Path | None, typer.Option("--report", help="also write the report page here")]
+DEFAULT_STORE = Path(".secateur")
+
+
+def main() -> None:
+    """Run the command line. Exit codes: see ``secateur.errors``; 130 after Ctrl-C."""
+    try:
+        ended = app(standalone_mode=False)
+    except SecateurError as error:
+        _say(f"secateur: {error}", bad=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("secateur: stopped; what was finished is in the store, and the same command goes on from there")
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
+            _say(f"secateur: {error.format_message()}", bad=True)
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(ended if isinstance(ended, int) else 0)
+
+
+@app.command()
+def run(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False, report: PageAt = None) -> None:
+    """Run one plan: train, prune, unlearn, judge."""
+    from secateur import lab
+    from secateur.errors import UsageError
+
+    plans = lab.expand(lab.load(plan, sets or ()), source=str(plan))
+    if len(plans) > 1:
+        raise UsageError(f'"{plan}" has axes and stands for {len(plans)} runs: use "secateur grid {plan}"')
+    if dry_run:
+        return _print_estimate(plans, store, as_json)
+    with _bars() as progress:
+        record = lab.run_plan(plans[0], store, progress)
+    if as_json:
+        out.print_json(record.to_json())
+    else:
+        for finding in record.findings:
+            out.print(str(finding), markup=False, highlight=False)
+        out.print(f"\nrun {record.key[:12]}: record {store}/runs/{record.key}/record.json", markup=False, highlight=False)
+        out.print(f"unlearned weights: {store}/{record.files['weights']}", markup=False, highlight=False)
+    _write_page([record], report)
+
+
+@app.command()
+def grid(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False, report: PageAt = None) -> None:
+    """Run every cell of a plan with axes; a failure does not stop the rest."""
+    from secateur import lab
+
+    plans = lab.expand(lab.load(plan, sets or ()), source=str(plan))
+    if dry_run:
+        return _print_estimate(plans, store, as_json)
+    with _bars() as progress:
+        ended = lab.run_grid(plans, store, progress)
+    if ended.records:
+        _print_records(list(ended.records), as_json)
+        _write_page(list(ended.records), report)
+    for number, error in ended.failures:
+        _say(f"secateur: run {number} of {len(plans)} failed: {error}", bad=True)
+    if ended.failures:
+        raise typer.Exit(max(error.exit_code for _, error in ended.failures))
+
+
+@app.command()
+def audit(
+    run: Annotated[str, typer.Argument(help="a run's key, or enough of its beginning", show_default=False)],
+    use: Annotated[list[str] | None, typer.Option("--use", help="an audit's name or address; default: all that ship")] = None,
+    store: StoreAt = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a finished run again from its stored evidence: no model, no GPU."""
+    from secateur import audits
+    from secateur.lab import audit_run
+    from secateur.record import plain
+
+    asked = [audits.shelf.find(name)() for name in (use or list(audits.shelf))]
+    findings = audit_run(store, run, asked)
+    if as_json:
+        out.print_json(json.dumps(plain(findings)))
+    else:
+        for finding in findings:
+            out.print(str(finding), markup=False, highlight=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str] | None, typer.Argument(help="keys of runs, or enough of their beginnings; default: all", show_default=False)] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path("report.html"),
+    store: StoreAt = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Tabulate finished runs, and write them as one self-contained page."""
+    from secateur.lab.review import find_run
+    from secateur.record import read_records
+
+    records = [find_run(store, key) for key in runs] if runs else read_records(store)
+    _print_records(records, as_json)
+    _write_page(records, output)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List every step and audit, from their cards."""
+    from secateur import audits, steps
+
+    rows = [
+        {"name": name, "kind": kind, "summary": cls.card.summary, "data": cls.card.data, "paper": cls.card.paper}
+        for kind, shelf in (("step", steps.shelf), ("audit", audits.shelf))
+        for name, cls in shelf.items()
+    ]
+    if as_json:
+        return out.print_json(json.dumps(rows))
+    table = Table("name", "kind", "summary", "data", box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(row["name"], row["kind"], row["summary"], row["data"])
+    Console().print(table)
+
+
+@app.command()
+def card(name: Annotated[str, typer.Argument(help="a step's or an audit's name or address", show_default=False)], as_json: AsJson = False) -> None:
+    """Show what a step or an audit says of itself, and its knobs."""
+    from dataclasses import asdict
+
+    from secateur import audits, knobs, steps
+    from secateur.errors import UsageError, nearest
+
+    if ":" not in name and name not in [*steps.shelf, *audits.shelf]:
+        raise UsageError(f'no step or audit is called "{name}": {nearest(name, [*steps.shelf, *audits.shelf])}')
+    cls = (audits.shelf if name in audits.shelf else steps.shelf).find(name)
+    told = knobs.describe(cls)
+    if as_json:
+        return out.print_json(json.dumps({"name": name, **asdict(cls.card), "knobs": [knob._asdict() for knob in told]}))
+    console = Console()
+    console.print(f"[bold]{name}[/bold]  {cls.card.summary}\n\npaper: {cls.card.paper}\ndata: {cls.card.data}\nversion of its numbers: {cls.card.version}\n", highlight=False)
+    table = Table("knob", "type", "default", "meaning", box=None, header_style="bold", pad_edge=False)
+    for knob in told:
+        table.add_row(knob.name, knob.type, knob.default, knob.help)
+    console.print(table, markup=False)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path("plan.toml")) -> None:
+    """Write a starter plan that runs as it is."""
+    from secateur.errors import UsageError
+    from secateur.lab.starter import STARTER
+
+    try:
+        with path.open("x") as file:
+            file.write(STARTER)
+    except OSError as error:
+        raise UsageError(f'cannot write "{path}" ({error.strerror}): name a file that does not exist yet, in a folder that does') from error
+    out.print(f'wrote {path}; now "secateur run {path}"', markup=False, highlight=False)
+
+
+@app.command()
+def doctor(store: StoreAt = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Say what this machine offers, and what would stand in the way."""
+    from secateur.lab.doctor import examine
+
+    checks = examine(store)
+    if as_json:
+        out.print_json(json.dumps([check._asdict() for check in checks]))
+    else:
+        table = Table("", "what", "found", box=None, show_header=False, pad_edge=False)
+        for check in checks:
+            table.add_row("[green]ok[/green]" if check.ok else "[red]no[/red]", check.what, check.found)
+        Console().print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _say(text: str, *, bad: bool = False) -> None:
+    err.print(text, style="red" if bad else None, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_records(records: list[Record], as_json: bool) -> None:
+    from secateur.report import print_table, rows_as_json, summarise
+
+    rows = summarise(records)
+    if as_json:
+        out.print_json(rows_as_json(rows))
+    else:
+        print_table(rows)
+
+
+def _write_page(records: list[Record], path: Path | None) -> None:
+    if path is not None:
+        from secateur.report import write_page
+
+        write_page(records, path)
+        _say(f"report: {path}")
+
+
+def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from secateur.lab import estimate
+    from secateur.record import plain
+
+    found = estimate(plans, store)
+    if as_json:
+        return out.print_json(json.dumps(plain([asdict(one) for one in found])))
+    table = Table("step", "needed", "in store", "updates", "about", box=None, header_style="bold", pad_edge=False)
+    for one in found:
+        cost = "?" if math.isnan(one.seconds) else f"{one.seconds:,.0f} s"
+        table.add_row(one.step, str(one.times), str(one.stored), "?" if one.updates is None else f"{one.updates:,}", cost)
+    console = Console()
+    console.print(table)
+    total = sum(one.seconds for one in found if not math.isnan(one.seconds))
+    console.print(f"{len(plans)} runs, about {total:,.0f} s of training here, judging apart; nothing was trained or written", highlight=False)
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield _Bars(progress)
+
+
+class _Bars:
+    """Progress as bars on standard error, where that is a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        task = self._progress.add_task(label, total=total)
+        try:
+            yield lambda done: self._progress.advance(task, done)
+        finally:
+            self._progress.remove_task(task)
+
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return self._bar(label, total)
+
+
+if __name__ == "__main__":
+    main()

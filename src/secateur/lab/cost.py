@@ -1,0 +1,133 @@
+"""What a grid will cost, before anything is trained: everything is loaded and built, and a few updates are timed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from secateur.lab.execute import FIRST_REFERENCE_SEED, Lab
+from secateur.lab.keys import Link, step_key
+from secateur.lab.plan import Plan, PlannedStep
+from secateur.lab.prepare import Ground
+from secateur.lab.store import Store, digest
+from secateur.optimize import Sgd, cross_entropy, optimize
+from secateur.state import copy_model
+
+PROBES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """One kind of step in a grid.
+
+    Attributes:
+        step: Its name.
+        times: How many different ones the grid needs.
+        stored: How many of them the store holds.
+        updates: Updates that the missing ones will do; None for a step without epochs.
+        seconds: What those will take here, from a timing of a few updates; NaN for a step without epochs.
+    """
+
+    step: str
+    times: int
+    stored: int
+    updates: int | None
+    seconds: float
+
+
+def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
+    """Load and build everything that a grid stands on, and estimate its cost. Nothing is written.
+
+    Args:
+        plans: From ``lab.expand``.
+        store: The folder of results; may be missing.
+
+    Returns:
+        One entry for each kind of step, in the order of their first use.
+
+    Raises:
+        DataError: Data, labels, weights or models are not what they claim.
+    """
+    lab = Lab(Store(store))
+    times: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
+    updates: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    speed: dict[tuple[str, int], float] = {}
+    seen: set[str] = set()
+    for plan in plans:
+        ground = lab.ground(plan)
+        for key, planned in _chain(plan, ground):
+            if key in seen:
+                continue
+            seen.add(key)
+            times[planned.use] += 1
+            if lab.store.has("steps", key):
+                stored[planned.use] += 1
+                continue
+            step = planned.step
+            epochs, batch = getattr(step, "epochs", None), getattr(step, "batch", None)
+            if epochs is None or batch is None:
+                continue
+            views = {"pool": ground.split.pool, "forget": ground.split.forget, "retain": ground.split.retain}
+            rows = max(len(views[role]) for role in step.reads)
+            count = (epochs - getattr(step, "start", 0)) * math.ceil(rows / batch)
+            if (ground.root, batch) not in speed:
+                speed[ground.root, batch] = _time_an_update(ground, batch)
+            updates[planned.use] += count
+            seconds[planned.use] += count * speed[ground.root, batch]
+    return [
+        Estimated(
+            step=use,
+            times=times[use],
+            stored=stored[use],
+            updates=updates[use] if use in updates or times[use] == stored[use] else None,
+            seconds=seconds[use] if use in updates or times[use] == stored[use] else math.nan,
+        )
+        for use in times
+    ]
+
+
+def _chain(plan: Plan, ground: Ground) -> list[tuple[str, PlannedStep]]:
+    """The keys that a plan will need. Masks that are not made yet are told apart by the pruning step that will make them."""
+    found = []
+    links = [ground.link]
+    for planned in plan.steps:
+        links.append(_next(links[-1], planned, ground))
+        found.append((links[-1].key, planned))
+    if plan.reference is not None:
+        before = links[-1 if plan.unlearn is None else plan.unlearn]
+        for i in range(plan.references):
+            planned = replace(plan.reference, seed=FIRST_REFERENCE_SEED + i)
+            found.append((_next(before, planned, ground).key, planned))
+    return found
+
+
+def _next(link: Link, planned: PlannedStep, ground: Ground) -> Link:
+    seed = ground.run.seed if planned.seed is None else planned.seed
+    key = step_key(ground.root, link, planned, ground.split, seed)
+    prunes = ".prune." in type(planned.step).__module__
+    return Link(key=key, masks=digest(key) if prunes else link.masks, depth=link.depth + 1)
+
+
+def _time_an_update(ground: Ground, batch: int) -> float:
+    """Seconds of one update of plain training, on a copy."""
+    view = ground.split.pool.on(ground.run.where, ground.run.dtype, ground.run.layout)
+    state = replace(ground.state, model=copy_model(ground.state.model))
+    spent = 0.0
+    for _ in range(2):  # the first round warms up
+        # as many epochs as it takes to see PROBES updates
+        epochs = math.ceil(PROBES / math.ceil(len(view) / batch))
+        loader = view.loader(epochs=epochs, batch=batch, rng=torch.Generator())
+        began = time.perf_counter()
+        with ground.run.steady():
+            optimize(state, loader, cross_entropy, optimizer=Sgd(lr=1e-6), run=ground.run.at(0))
+            ground.run.synchronize()
+        spent = (time.perf_counter() - began) / len(loader)
+    return spent

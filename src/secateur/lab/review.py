@@ -1,0 +1,62 @@
+"""Judge a finished run again, from its stored evidence: no model, no GPU, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from secateur.audit import Audit, judge
+from secateur.errors import DataError, nearest
+from secateur.evidence import Evidence, Outputs, Reference, load_outputs
+from secateur.lab.store import Store
+from secateur.record import Finding, Record
+
+
+def audit_run(store: Path, run: str, audits: Sequence[Audit]) -> list[Finding]:
+    """Run audits over what a finished run stored. The run's own record stays as it is.
+
+    Args:
+        store: The folder of results.
+        run: The run's key, or enough of its beginning.
+        audits: What to ask; references are those that the run made.
+
+    Returns:
+        One finding for each audit.
+
+    Raises:
+        DataError: No run has this key, several do, or an audit needs a view that was not observed.
+        StoreError: Stored evidence is not what was written.
+    """
+    record = find_run(store, run)
+    said = {name: _read(Store(store), path) for name, path in record.files.items() if name != "weights"}
+    retrained = [Reference.retrained(outputs, outputs["retain"]) for name, outputs in said.items() if name.startswith("retrain[")]
+    evidence = Evidence(before=said["before"], after=said["after"], references=retrained, measures=record.measures)
+    return judge(audits, evidence)
+
+
+def find_run(store: Path, run: str) -> Record:
+    """The record of a run.
+
+    Args:
+        store: The folder of results.
+        run: The run's key, or enough of its beginning.
+
+    Returns:
+        The record, its checksum verified.
+
+    Raises:
+        DataError: No run has this key, or several do.
+    """
+    keys = sorted(path.parent.name for path in store.glob("runs/*/record.json"))
+    found = [key for key in keys if key.startswith(run)] if run else []
+    if len(found) != 1:
+        short = [key[:12] for key in keys]
+        told = f"{len(found)} runs begin so: give more of the key" if found else nearest(run, short) if short else "there are no runs yet: run a plan first"
+        raise DataError(f'expected the key of one run in "{store}", got "{run}": {told}')
+    return Record.from_json(Store(store).read("runs", found[0], "record.json").decode())
+
+
+def _read(store: Store, path: str) -> dict[str, Outputs]:
+    _, key, name = path.split("/")
+    store.read("outputs", key, name)  # verifies it
+    return load_outputs(store.root / path)

@@ -1,0 +1,226 @@
+"""Rows: what runs that differ only in their seeds say together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from secateur.record import Better, Estimate, Record
+from secateur.report import names
+from secateur.report.spread import Spread
+
+Kind = Literal["original", "reference", "retrain", "method"]
+
+MEASURES = ("UA", "MIA-Efficacy", "RA", "TA")
+KINDS: tuple[Kind, ...] = ("original", "reference", "retrain", "method")
+_PLAIN = re.compile(r"(gap\.|band\.)?(UA|MIA-Efficacy|RA|TA)(\[.*\])?|disparity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Runs that differ only in their seeds; or the models they started from or were compared with.
+
+    Attributes:
+        setting: Data and model.
+        request: What was asked to be forgotten, in words.
+        start: What unlearning started from: "dense", "90 % sparse", and more where that does not do.
+        sparsity: Share of zeros before unlearning.
+        kind: "original" (before unlearning), "retrain" (runs of that method), "method", or "reference": the
+            retrained models of the audits, where no run of retrain stands beside them.
+        method: The unlearning step, and the steps after it, by name.
+        detail: The knobs in which rows of this method differ, as text; empty where none do.
+        knobs: All knobs of the unlearning step, flat.
+        count: How many runs (originals: trainings; references: models).
+        seeds: Their seeds, where known.
+        values: Name to number: "UA", "gap.UA", "band.UA", "disparity" ... as estimates are named; "audit/name"
+            for other audits; "RTE" the seconds of unlearning, "zeros" the sparsity afterwards, "train" the
+            original's train accuracy.
+        verdicts: Audit to verdict to number of runs.
+        outside: Measure to the number of runs whose value lies outside the band of the retrains.
+        records: The runs; none for references.
+    """
+
+    setting: str
+    request: str
+    start: str
+    sparsity: float
+    kind: Kind
+    method: str
+    detail: str = ""
+    knobs: Mapping[str, Any]
+    count: int
+    seeds: tuple[int, ...]
+    values: Mapping[str, Spread]
+    verdicts: Mapping[str, Mapping[str, int]]
+    outside: Mapping[str, int]
+    records: tuple[Record, ...]
+
+    @property
+    def label(self) -> str:
+        """The method with the knobs that tell it apart."""
+        return f"{self.method} ({self.detail})" if self.detail else self.method
+
+    @property
+    def verdict(self) -> str:
+        """How often each verdict fell: "4 pass, 1 fail"; with the audit's name where several gave one."""
+        told = []
+        for audit, found in self.verdicts.items():
+            counts = ", ".join(f"{n} {verdict}" for verdict, n in found.items())
+            told.append(counts if len(self.verdicts) == 1 else f"{audit}: {counts}")
+        return "; ".join(told)
+
+
+class Place(NamedTuple):
+    """Where a run stands: rows of one place are compared with each other."""
+
+    setting: str
+    request: str
+    start: str
+
+
+def of_methods(place: Place, method: str, detail: str, runs: Sequence[Record]) -> Row:
+    """The row of runs of one method.
+
+    Args:
+        place: Where they stand.
+        method: Their name.
+        detail: What tells them from others of that name.
+        runs: The runs; each has an unlearning step.
+
+    Returns:
+        The row.
+    """
+    told = [_told(run, "") | _afterwards(run) for run in runs]
+    verdicts: dict[str, dict[str, int]] = {}
+    outside = dict.fromkeys(MEASURES, 0)
+    for run, found in zip(runs, told, strict=True):
+        for audit, finding in names.audits(run):
+            if finding.verdict:
+                counts = verdicts.setdefault(audit, dict.fromkeys(("pass", "fail", "inconclusive"), 0))
+                counts[finding.verdict] += 1
+        for name in MEASURES:
+            if name in found and (band := found.get(f"band.{name}")):
+                outside[name] += found[name].value < band.low or found[name].value > band.high
+    trace = runs[0].unlearning
+    return Row(
+        **place._asdict(),
+        sparsity=runs[0].sparsity,
+        kind="retrain" if runs[0].method == "retrain" else "method",
+        method=method,
+        detail=detail,
+        knobs=names.flat(trace.knobs) if trace else {},
+        count=len(runs),
+        seeds=tuple(names.seed(run) for run in runs),
+        values=_spreads(told),
+        verdicts={audit: {v: n for v, n in counts.items() if n} for audit, counts in verdicts.items()},
+        outside={name: n for name, n in outside.items() if n},
+        records=tuple(runs),
+    )
+
+
+def of_originals(place: Place, runs: Sequence[Record]) -> Row | None:
+    """The row of the models that these runs started from: methods share a training, which counts once.
+
+    Args:
+        place: Where the runs stand.
+        runs: The runs.
+
+    Returns:
+        The row; None where no audit looked at them.
+    """
+    runs = list({names.training(run): run for run in reversed(runs)}.values())[::-1]
+    told = []
+    for run in runs:
+        found = _told(run, "" if run.unlearn is None else "before.")
+        told.append(found | _measured("train", _train_accuracy(run, found), "share", "higher"))
+    if not any(told):
+        return None
+    return _control(
+        place, "original", "original", runs[0].sparsity, told, [names.seed(run) for run in runs], runs
+    )
+
+
+def of_references(place: Place, runs: Sequence[Record]) -> Row | None:
+    """The row of the retrained models that these runs were compared with.
+
+    Args:
+        place: Where the runs stand.
+        runs: The runs.
+
+    Returns:
+        The row; None without such models.
+    """
+    found = names.retrains(runs)
+    told = [{name: e for name, e in retrain.told.items() if _PLAIN.fullmatch(name)} for retrain in found]
+    seeds = [retrain.seed for retrain in found if retrain.seed is not None]
+    if not found:
+        return None
+    return _control(place, "reference", "retrained references", runs[0].sparsity, told, seeds, ())
+
+
+def _control(
+    place: Place,
+    kind: Kind,
+    name: str,
+    sparsity: float,
+    told: Sequence[Mapping[str, Estimate]],
+    seeds: Sequence[int],
+    runs: Sequence[Record],
+) -> Row:
+    return Row(
+        **place._asdict(),
+        sparsity=sparsity,
+        kind=kind,
+        method=name,
+        knobs={},
+        count=len(told),
+        seeds=tuple(seeds),
+        values=_spreads(told),
+        verdicts={},
+        outside={},
+        records=tuple(runs),
+    )
+
+
+def _spreads(told: Sequence[Mapping[str, Estimate]]) -> dict[str, Spread]:
+    every = dict.fromkeys(name for found in told for name in found)
+    return {name: Spread.of(found[name] for found in told if name in found) for name in every}
+
+
+def _told(run: Record, prefix: str) -> dict[str, Estimate]:
+    """What a run says of the model with this prefix; none is the candidate."""
+    told: dict[str, Estimate] = {}
+    for audit, finding in names.audits(run):
+        for name, estimate in finding.estimates.items():
+            if name.startswith(prefix) and (prefix or not name.startswith(("before.", "retrain["))):
+                bare = name.removeprefix(prefix)
+                told.setdefault(bare if _PLAIN.fullmatch(bare) else f"{audit}/{bare}", estimate)
+    return told
+
+
+def _afterwards(run: Record) -> dict[str, Estimate]:
+    took = sum(step.seconds for step in run.steps[run.unlearn :])  # what follows unlearning belongs to it
+    zeros = _measured("zeros", run.steps[-1].sparsity, "share", "nearer-to-retrain")
+    return zeros | _measured("RTE", took, "seconds", "lower")
+
+
+def _train_accuracy(run: Record, told: Mapping[str, Estimate]) -> float:
+    forget, retain = run.split.get("forget"), run.split.get("retain")
+    if not isinstance(forget, int) or not isinstance(retain, int) or not forget + retain:
+        return math.nan
+    if not {"UA", "RA"} <= told.keys():
+        return math.nan
+    return (forget * (1 - told["UA"].value) + retain * told["RA"].value) / (forget + retain)
+
+
+def _measured(name: str, value: float, unit: str, better: Better) -> dict[str, Estimate]:
+    if not math.isfinite(value):
+        return {}
+    nan = math.nan
+    measured = Estimate(
+        value=value, low=nan, high=nan, level=0.95, n=1, method="measured", unit=unit, better=better
+    )
+    return {name: measured}
