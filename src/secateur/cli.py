@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, UsageError, nearest
 
 if TYPE_CHECKING:
     from secateur.record import Record
@@ -32,19 +39,29 @@ out, err = Console(soft_wrap=True), Console(stderr=True)
 
 Plan = Annotated[Path, typer.Argument(help="a TOML file; see docs/start.md", show_default=False)]
 StoreAt = Annotated[Path, typer.Option("--store", help="folder of results")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the plan, as an axis names it; may be given often")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change a key of the plan, as an axis names it; may be given often"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print results for programs")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="load and build everything, estimate the cost, train nothing")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="load and build everything, estimate the cost, train nothing")
+]
 PageAt = Annotated[Path | None, typer.Option("--report", help="also write the report page here")]
 DEFAULT_STORE = Path(".secateur")
 
 
 def main() -> None:
     """Run the command line. Exit codes: see ``secateur.errors``; 130 after Ctrl-C."""
+    # the console script, unlike "python -m", does not look in the working directory for a plan's own code;
+    # looked at last, so that nothing installed is hidden
+    _look_in("")
     try:
         ended = app(standalone_mode=False)
     except SecateurError as error:
-        _say(f"secateur: {error}", bad=True)
+        _say(f"secateur: {_told(error)}", bad=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _say("secateur: stopped; what was finished is in the store, and the same command goes on from there")
@@ -58,12 +75,19 @@ def main() -> None:
 
 
 @app.command()
-def run(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False, report: PageAt = None) -> None:
+def run(
+    plan: Plan,
+    store: StoreAt = DEFAULT_STORE,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    report: PageAt = None,
+) -> None:
     """Run one plan: train, prune, unlearn, judge."""
     from secateur import lab
-    from secateur.errors import UsageError
 
-    plans = lab.expand(lab.load(plan, sets or ()), source=str(plan))
+    _check_page(report)
+    plans = _read(plan, sets)
     if len(plans) > 1:
         raise UsageError(f'"{plan}" has axes and stands for {len(plans)} runs: use "secateur grid {plan}"')
     if dry_run:
@@ -75,17 +99,29 @@ def run(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run: 
     else:
         for finding in record.findings:
             out.print(str(finding), markup=False, highlight=False)
-        out.print(f"\nrun {record.key[:12]}: record {store}/runs/{record.key}/record.json", markup=False, highlight=False)
+        out.print(
+            f"\nrun {record.key[:12]}: record {store}/runs/{record.key}/record.json",
+            markup=False,
+            highlight=False,
+        )
         out.print(f"unlearned weights: {store}/{record.files['weights']}", markup=False, highlight=False)
     _write_page([record], report)
 
 
 @app.command()
-def grid(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False, report: PageAt = None) -> None:
+def grid(
+    plan: Plan,
+    store: StoreAt = DEFAULT_STORE,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    report: PageAt = None,
+) -> None:
     """Run every cell of a plan with axes; a failure does not stop the rest."""
     from secateur import lab
 
-    plans = lab.expand(lab.load(plan, sets or ()), source=str(plan))
+    _check_page(report)
+    plans = _read(plan, sets)
     if dry_run:
         return _print_estimate(plans, store, as_json)
     with _bars() as progress:
@@ -94,7 +130,7 @@ def grid(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run:
         _print_records(list(ended.records), as_json)
         _write_page(list(ended.records), report)
     for number, error in ended.failures:
-        _say(f"secateur: run {number} of {len(plans)} failed: {error}", bad=True)
+        _say(f"secateur: run {number} of {len(plans)} failed: {_told(error)}", bad=True)
     if ended.failures:
         raise typer.Exit(max(error.exit_code for _, error in ended.failures))
 
@@ -102,16 +138,18 @@ def grid(plan: Plan, store: StoreAt = DEFAULT_STORE, sets: Sets = None, dry_run:
 @app.command()
 def audit(
     run: Annotated[str, typer.Argument(help="a run's key, or enough of its beginning", show_default=False)],
-    use: Annotated[list[str] | None, typer.Option("--use", help="an audit's name or address; default: all that ship")] = None,
+    use: Annotated[
+        list[str] | None, typer.Option("--use", help="an audit's name or address; default: all that ship")
+    ] = None,
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Judge a finished run again from its stored evidence: no model, no GPU."""
-    from secateur import audits
+    from secateur import audits, knobs
     from secateur.lab import audit_run
     from secateur.record import plain
 
-    asked = [audits.shelf.find(name)() for name in (use or list(audits.shelf))]
+    asked = [knobs.build(audits.shelf.find(name), {}, where=name) for name in (use or list(audits.shelf))]
     findings = audit_run(store, run, asked)
     if as_json:
         out.print_json(json.dumps(plain(findings)))
@@ -122,16 +160,19 @@ def audit(
 
 @app.command()
 def report(
-    runs: Annotated[list[str] | None, typer.Argument(help="keys of runs, or enough of their beginnings; default: all", show_default=False)] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="keys of runs, or enough of their beginnings; default: all", show_default=False),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path("report.html"),
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Tabulate finished runs, and write them as one self-contained page."""
-    from secateur.lab.review import find_run
-    from secateur.record import read_records
+    from secateur.lab.review import all_runs, find_run
 
-    records = [find_run(store, key) for key in runs] if runs else read_records(store)
+    _check_page(output)
+    records = [find_run(store, key) for key in runs] if runs else all_runs(store)
     _print_records(records, as_json)
     _write_page(records, output)
 
@@ -142,7 +183,13 @@ def methods(as_json: AsJson = False) -> None:
     from secateur import audits, steps
 
     rows = [
-        {"name": name, "kind": kind, "summary": cls.card.summary, "data": cls.card.data, "paper": cls.card.paper}
+        {
+            "name": name,
+            "kind": kind,
+            "summary": cls.card.summary,
+            "data": cls.card.data,
+            "paper": cls.card.paper,
+        }
         for kind, shelf in (("step", steps.shelf), ("audit", audits.shelf))
         for name, cls in shelf.items()
     ]
@@ -155,21 +202,31 @@ def methods(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def card(name: Annotated[str, typer.Argument(help="a step's or an audit's name or address", show_default=False)], as_json: AsJson = False) -> None:
+def card(
+    name: Annotated[str, typer.Argument(help="a step's or an audit's name or address", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
     """Show what a step or an audit says of itself, and its knobs."""
     from dataclasses import asdict
 
     from secateur import audits, knobs, steps
-    from secateur.errors import UsageError, nearest
 
     if ":" not in name and name not in [*steps.shelf, *audits.shelf]:
-        raise UsageError(f'no step or audit is called "{name}": {nearest(name, [*steps.shelf, *audits.shelf])}')
+        raise UsageError(
+            f'no step or audit is called "{name}": {nearest(name, [*steps.shelf, *audits.shelf])}'
+        )
     cls = (audits.shelf if name in audits.shelf else steps.shelf).find(name)
     told = knobs.describe(cls)
     if as_json:
-        return out.print_json(json.dumps({"name": name, **asdict(cls.card), "knobs": [knob._asdict() for knob in told]}))
+        return out.print_json(
+            json.dumps({"name": name, **asdict(cls.card), "knobs": [knob._asdict() for knob in told]})
+        )
     console = Console()
-    console.print(f"[bold]{name}[/bold]  {cls.card.summary}\n\npaper: {cls.card.paper}\ndata: {cls.card.data}\nversion of its numbers: {cls.card.version}\n", highlight=False)
+    console.print(
+        f"[bold]{name}[/bold]  {cls.card.summary}\n\npaper: {cls.card.paper}\ndata: {cls.card.data}\n"
+        f"version of its numbers: {cls.card.version}\n",
+        highlight=False,
+    )
     table = Table("knob", "type", "default", "meaning", box=None, header_style="bold", pad_edge=False)
     for knob in told:
         table.add_row(knob.name, knob.type, knob.default, knob.help)
@@ -179,14 +236,16 @@ def card(name: Annotated[str, typer.Argument(help="a step's or an audit's name o
 @app.command()
 def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path("plan.toml")) -> None:
     """Write a starter plan that runs as it is."""
-    from secateur.errors import UsageError
     from secateur.lab.starter import STARTER
 
     try:
         with path.open("x") as file:
             file.write(STARTER)
     except OSError as error:
-        raise UsageError(f'cannot write "{path}" ({error.strerror}): name a file that does not exist yet, in a folder that does') from error
+        raise UsageError(
+            f'cannot write "{path}" ({error.strerror}): name a file that does not exist yet, in a folder '
+            "that does"
+        ) from error
     out.print(f'wrote {path}; now "secateur run {path}"', markup=False, highlight=False)
 
 
@@ -205,6 +264,31 @@ def doctor(store: StoreAt = DEFAULT_STORE, as_json: AsJson = False) -> None:
         Console().print(table)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def _look_in(folder: str) -> None:
+    """Let the addresses of a plan ("mystep:Dampen") lead to this folder, where nowhere else."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _read(plan: Path, sets: list[str] | None) -> list[Any]:
+    from secateur import lab
+
+    _look_in(str(plan.parent.absolute()))
+    return lab.expand(lab.load(plan, sets or ()), source=str(plan))
+
+
+def _told(error: SecateurError) -> str:
+    """Its message, and where it happened: which step of the plan."""
+    notes = getattr(error, "__notes__", [])
+    return f"{error} ({'; '.join(notes)})" if notes else str(error)
+
+
+def _check_page(path: Path | None) -> None:
+    """A page that cannot be written is better told before the work than after it."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f'cannot write the report "{path}": name a file, in a folder that exists')
 
 
 def _say(text: str, *, bad: bool = False) -> None:
@@ -238,19 +322,38 @@ def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
     found = estimate(plans, store)
     if as_json:
         return out.print_json(json.dumps(plain([asdict(one) for one in found])))
-    table = Table("step", "needed", "in store", "updates", "about", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "step", "needed", "in store", "updates", "about", box=None, header_style="bold", pad_edge=False
+    )
     for one in found:
         cost = "?" if math.isnan(one.seconds) else f"{one.seconds:,.0f} s"
-        table.add_row(one.step, str(one.times), str(one.stored), "?" if one.updates is None else f"{one.updates:,}", cost)
+        table.add_row(
+            one.step,
+            str(one.times),
+            str(one.stored),
+            "?" if one.updates is None else f"{one.updates:,}",
+            cost,
+        )
     console = Console()
     console.print(table)
     total = sum(one.seconds for one in found if not math.isnan(one.seconds))
-    console.print(f"{len(plans)} runs, about {total:,.0f} s of training here, judging apart; nothing was trained or written", highlight=False)
+    console.print(
+        f"{len(plans)} runs, about {total:,.0f} s of training here, judging apart; nothing was trained or "
+        "written",
+        highlight=False,
+    )
 
 
 @contextmanager
 def _bars() -> Iterator[_Bars]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
         yield _Bars(progress)
 

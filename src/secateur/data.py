@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from secateur.errors import ClosedView, DataError, UsageError
+from secateur.rows import holdout_rows, positions
 from secateur.table import Table
 
 Role = Literal["pool", "forget", "retain"]
@@ -134,7 +135,7 @@ class View:
 
     def __init__(self, name: str, table: Table, at: Tensor, augment: Augment | None = None) -> None:
         self.name = name
-        self.drawn = 0
+        self._count = [0]
         self._table, self._at, self._augment = table, at, augment
         self._device, self._dtype, self._layout = torch.device("cpu"), torch.float32, torch.contiguous_format
         self._closed = ""
@@ -142,19 +143,21 @@ class View:
     def _variant(self) -> View:
         other = View(self.name, self._table, self._at, self._augment)
         other._device, other._dtype, other._layout = self._device, self._dtype, self._layout
-        other._closed = self._closed
+        other._closed, other._count = self._closed, self._count
         return other
 
     def on(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> View:
-        """The same rows, drawn on a device, in a floating type and (for images) in a memory layout."""
+        """The same rows and count, drawn on a device, in a floating type and (images) a memory layout."""
         self._open()
         other = self._variant()
         other._device, other._dtype, other._layout = device, dtype, layout
         return other
 
     def fresh(self) -> View:
-        """The same view with its counter at zero."""
-        return self._variant()
+        """The same view with a counter of its own, at zero."""
+        other = self._variant()
+        other._count = [0]
+        return other
 
     def closed(self, why: str) -> View:
         """A view that raises ``why`` at every touch."""
@@ -165,6 +168,11 @@ class View:
     def _open(self) -> None:
         if self._closed:
             raise ClosedView(self._closed)
+
+    @property
+    def drawn(self) -> int:
+        """Rows drawn so far, each time counted."""
+        return self._count[0]
 
     def __len__(self) -> int:
         self._open()
@@ -257,7 +265,7 @@ class View:
 
     def _draw(self, at: Tensor, augment: Augment | None, rng: Generator | None) -> Batch:
         table = self._table.to(self._device)
-        self.drawn += len(at)
+        self._count[0] += len(at)
         x: Tensor | Mapping[str, Tensor]
         if isinstance(table.x, Tensor):
             x = self._floats(table.x.index_select(0, at))
@@ -332,7 +340,7 @@ class Split(Mapping[str, View]):
                 "model, in training mode"
             )
         n = len(table.y)
-        gone = _positions(forget, n, "forget")
+        gone = positions(forget, n, "forget")
         if not len(gone):
             raise DataError(
                 "expected at least one row to forget, got none: there is nothing to unlearn; name rows in "
@@ -341,7 +349,7 @@ class Split(Mapping[str, View]):
         if isinstance(holdout, (int, float)) and not isinstance(holdout, bool):
             held = holdout_rows(table.y.numpy(), float(holdout), seed=seed, without=gone)
         else:
-            held = _positions(holdout, n, "holdout")
+            held = positions(holdout, n, "holdout")
         if len(both := np.intersect1d(gone, held)):
             raise DataError(
                 f"expected a row to be forgotten or held out, but {len(both)} are both (the first: "
@@ -392,72 +400,3 @@ class Split(Mapping[str, View]):
         return hashlib.sha256(
             "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items()).encode()
         ).hexdigest()
-
-
-def holdout_rows(
-    y: NDArray[np.int64], share: float, *, seed: int, without: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
-    """The rows of a holdout share: the first of a seed-fixed, stratified order that are not in ``without``.
-
-    Args:
-        y: [n], the classes.
-        share: In [0, 1), of all n rows.
-        seed: Fixes the order.
-        without: Positions that may not be held out.
-
-    Returns:
-        Sorted positions.
-
-    Raises:
-        DataError: The share is outside [0, 1), or asks for more rows than there are.
-    """
-    if not 0 <= share < 1:
-        raise DataError(
-            f"expected a holdout share in [0, 1), got {share}: name rows, or take a smaller share"
-        )
-    count = round(share * len(y))
-    order = stratified_order(y, seed=seed)
-    free = order if without is None else order[~np.isin(order, without)]
-    if count > len(free):
-        raise DataError(
-            f"expected {count} rows to hold out, but only {len(free)} are not forgotten: take a smaller share"
-        )
-    return np.sort(free[:count])
-
-
-def stratified_order(y: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
-    """All positions [n] in a random order whose every prefix has the classes in (about) their shares."""
-    rng = np.random.default_rng([seed, len(y)])
-    place = np.empty(len(y))
-    for c in np.unique(y):
-        members = np.flatnonzero(y == c)
-        place[members] = (rng.permutation(len(members)) + 0.5) / len(members)
-    return np.lexsort((rng.random(len(y)), place))
-
-
-def _positions(rows: ArrayLike | Tensor, n: int, role: str) -> NDArray[np.int64]:
-    at = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
-    if at.dtype == bool:
-        if at.shape != (n,):
-            raise DataError(
-                f"expected `{role}` as a boolean mask of shape ({n},), got {at.shape}: one entry for each row"
-            )
-        return np.flatnonzero(at)
-    if not at.size:
-        return np.zeros(0, dtype=np.int64)
-    if at.ndim != 1 or not np.issubdtype(at.dtype, np.integer):
-        raise DataError(
-            f"expected `{role}` as a list of row positions or a boolean mask, got {at.dtype} of shape "
-            f"{at.shape}"
-        )
-    if at.min() < 0 or at.max() >= n:
-        raise DataError(
-            f"expected positions in 0..{n - 1} in `{role}`, got {at.min()}..{at.max()}: there are {n} rows"
-        )
-    unique, counts = np.unique(at, return_counts=True)
-    if (counts > 1).any():
-        raise DataError(
-            f"expected each row once in `{role}`, but row {unique[counts > 1][0]} is named {counts.max()} "
-            "times"
-        )
-    return unique.astype(np.int64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -135,6 +136,12 @@ class Reference:
         return cls("retrained", outputs, _integers(rows, "rows"))
 
 
+# MIA-Efficacy by the outputs that it rests on, as long as they live: a grid asks about the same models again and again
+_EFFICACIES: WeakKeyDictionary[Outputs, dict[tuple[str, int, bytes], tuple[Outputs, Outputs, float]]] = (
+    WeakKeyDictionary()
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """All that an audit may look at.
@@ -237,16 +244,14 @@ class Evidence:
         Returns:
             The share of forget rows called non-members, in [0, 1]. Forgotten classes are left out of test.
         """
-        key = (id(outputs), members, seed)
-        if key not in self._efficacies:
-            views = (outputs["retain"], self._test(outputs), outputs["forget"])
+        retain, test, forget = outputs["retain"], outputs["test"], outputs["forget"]
+        kept = _EFFICACIES.setdefault(forget, {})
+        key = (members, seed, self.forgotten.tobytes())
+        if key not in kept or kept[key][0] is not retain or kept[key][1] is not test:
+            views = (retain, self._test(outputs), forget)
             value = stats.mia_efficacy(*(view.confidence for view in views), members=members, seed=seed)
-            self._efficacies[key] = outputs, value  # with the outputs: an id is only its own while they live
-        return self._efficacies[key][1]
-
-    @cached_property
-    def _efficacies(self) -> dict[tuple[int, str, int], tuple[Mapping[str, Outputs], float]]:
-        return {}
+            kept[key] = retain, test, value
+        return kept[key][2]
 
     def _test(self, outputs: Mapping[str, Outputs]) -> Outputs:
         test = outputs["test"].without(self.forgotten)

@@ -60,11 +60,6 @@ class Knob(NamedTuple):
     help: str
 
 
-def _adapters(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
-    hashable: Any = cls  # mypy finds no hash in a class
-    return _adapters_once(hashable)
-
-
 @cache
 def _adapters(target: Any) -> dict[str, TypeAdapter[Any]]:
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -108,7 +103,8 @@ def describe(cls: type[Any]) -> list[Knob]:
 def check(value: Any) -> list[str]:
     """The faults of an instance's fields, one sentence each; an instance can be built with anything."""
     faults = []
-    for name, adapter in _adapters(type(value)).items():
+    kind: Any = type(value)  # mypy finds no hash in a class
+    for name, adapter in _adapters(kind).items():
         got = getattr(value, name)
         try:
             adapter.validate_python(got)

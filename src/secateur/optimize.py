@@ -132,6 +132,7 @@ def optimize(
                 state = changed
                 pruned = _pruned(model, state.masks)
                 _zero(pruned)
+    sgd.zero_grad()  # a step that goes on would add to what is left
     model.eval()
     return state
 

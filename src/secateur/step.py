@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import resource
 import sys
 import time
@@ -77,6 +78,8 @@ def apply(step: Step, state: State, run: Run) -> Applied:
     run = run.at(state.depth)
     wanted = {key: p.requires_grad for key, p in state.model.named_parameters()}
     handed = _handed(step.card, name, reads, state, run)
+    # torch does so at the first optimizer of a process: a second that is no step's own
+    importlib.import_module("torch._dynamo")
     with run.steady(), run.seeded("torch"), _peak(run) as peak:
         run.synchronize()
         began = time.perf_counter()

@@ -148,8 +148,16 @@ class TestVerdicts:
     )
     def test_a_row_off_retrains_that_agree_passes_and_two_do_not(self, forget, retain, verdict):
         same = [exact(20, 100, 60) for _ in range(5)]
-        finding = gap_of(exact(forget, retain, 60), exact(50, 100, 60), same)
+        candidate = exact(forget, retain, 60)
+        finding = gap_of(candidate, exact(50, 100, 60), same)
         assert finding.verdict == verdict
+        bands = {name: finding.estimates[f"band.{name}"] for name in METRICS}
+        inside = [bands[name].low <= value <= bands[name].high for name, value in metrics(candidate).items()]
+        around = [
+            finding.estimates[f"gap.{n}"].low <= 0 <= finding.estimates[f"gap.{n}"].high for n in METRICS
+        ]
+        assert inside == around  # a gap's interval holds zero where the metric lies in its band
+        assert all(inside) == (verdict == "pass")
         assert any("only 1 of 5 retrains differ" in caveat for caveat in finding.caveats)
 
     def test_held_out_retrains_are_counted(self, world):

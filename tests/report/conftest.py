@@ -1,4 +1,4 @@
-"""Synthetic runs, made through the real classes: their numbers follow the paper's tables, with noise of their own."""
+"""Synthetic runs, made through the real classes: numbers like the paper's, with noise of their own."""
 
 from __future__ import annotations
 
@@ -14,21 +14,43 @@ from secateur.record import Estimate, Finding, Record, StepTrace
 
 MEASURES = ("UA", "MIA-Efficacy", "RA", "TA")
 KNOBS: dict[str, dict[str, Any]] = {
-    "retrain": {"epochs": 25, "lr": 0.4, "batch": 256, "mask": "keep", "optimizer": {"momentum": 0.9, "decay": 0.0005}},
+    "retrain": {
+        "epochs": 25,
+        "lr": 0.4,
+        "batch": 256,
+        "mask": "keep",
+        "optimizer": {"momentum": 0.9, "decay": 0.0005},
+    },
     "fine-tune": {"epochs": 5, "lr": 0.01, "batch": 128, "optimizer": {"momentum": 0.9, "decay": 0.0005}},
     "l1-sparse": {"epochs": 5, "lr": 0.01, "batch": 128, "gamma": 0.0005, "schedule": "linear"},
     "gradient-ascent": {"epochs": 3, "lr": 0.0001, "batch": 128},
 }
 CARDS = {
     "train": ("Trains with SGD and cross-entropy.", "", "pool"),
-    "magnitude": ("Prunes the smallest weights at once, over the whole network.", "Ma et al., NeurIPS 2021", "masks from weights"),
+    "magnitude": (
+        "Prunes the smallest weights at once, over the whole network.",
+        "Ma et al., NeurIPS 2021",
+        "masks from weights",
+    ),
     "retrain": ("Trains anew on the retain rows.", "", "retain"),
     "fine-tune": ("Trains on the retain rows.", "Golatkar et al., CVPR 2020", "retain"),
-    "l1-sparse": ("Fine-tunes with an l1 penalty that fades.", "Jia et al., NeurIPS 2023, arXiv 2304.04934", "retain"),
+    "l1-sparse": (
+        "Fine-tunes with an l1 penalty that fades.",
+        "Jia et al., NeurIPS 2023, arXiv 2304.04934",
+        "retain",
+    ),
     "gradient-ascent": ("Climbs the loss of the forget rows.", "Thudi et al., EuroS&P 2022", "forget"),
     "accuracy": ("Accuracy on each view.", "Jia et al., NeurIPS 2023", "forget, retain, test"),
-    "mia-efficacy": ("Share of forget rows that an attacker takes for non-members.", "Jia et al., NeurIPS 2023", "forget, retain, test"),
-    "retrain-gap": ("Distance from models retrained without the forget rows.", "Jia et al., NeurIPS 2023", "retrained references"),
+    "mia-efficacy": (
+        "Share of forget rows that an attacker takes for non-members.",
+        "Jia et al., NeurIPS 2023",
+        "forget, retain, test",
+    ),
+    "retrain-gap": (
+        "Distance from models retrained without the forget rows.",
+        "Jia et al., NeurIPS 2023",
+        "retrained references",
+    ),
 }
 # request, sparse?, model -> UA, MIA-Efficacy, RA, TA
 TRUTH = {
@@ -58,8 +80,20 @@ SECONDS = {"retrain": 1210.0, "fine-tune": 51.0, "l1-sparse": 53.5, "gradient-as
 
 
 def estimate(value: float, half: float = 0.0, **changes: Any) -> Estimate:
-    told = {"low": value - half, "high": value + half, "level": 0.95, "n": 1000, "method": "exact", "unit": "share", "better": "nearer-to-retrain"}
+    told = {
+        "low": value - half,
+        "high": value + half,
+        "level": 0.95,
+        "n": 1000,
+        "method": "exact",
+        "unit": "share",
+        "better": "nearer-to-retrain",
+    }
     return Estimate(value=value, **(told | changes))
+
+
+def share(value: float, half: float) -> Estimate:
+    return estimate(value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
 def digest(*parts: Any) -> str:
@@ -86,29 +120,49 @@ def make(
 
     def near(kind: str, stream: np.random.Generator) -> np.ndarray[Any, Any]:
         values = np.array(TRUTH.get((request, sparse, kind), TRUTH[REQUESTS[0], sparse, kind]))
-        return np.clip(values + stream.normal(0, 1, 4) * np.minimum(0.03, 0.02 * np.sqrt(values * (1 - values)) + 0.0005), 0, 1)
+        return np.clip(
+            values
+            + stream.normal(0, 1, 4) * np.minimum(0.03, 0.02 * np.sqrt(values * (1 - values)) + 0.0005),
+            0,
+            1,
+        )
 
     before = near("before", shared)
     retrains = np.array([near("retrain", shared) for _ in range(references)])
     after = near(method, rng) if method else before
     findings = []
-    names = {0: ("", after), 1: ("before.", before)} | {2 + i: (f"retrain[{i}].", r) for i, r in enumerate(retrains)}
+    names = {0: ("", after), 1: ("before.", before)} | {
+        2 + i: (f"retrain[{i}].", r) for i, r in enumerate(retrains)
+    }
     if "accuracy" in audits:
-        told = {f"{who}{m}": estimate(v[j], 0.012) for who, v in names.values() for j, m in enumerate(MEASURES) if j != 1}
-        told |= {f"RA[{c}]": estimate(float(np.clip(after[2] - 0.002 * c, 0, 1)), 0.02) for c in range(classes) if random or c}
+        told = {
+            f"{who}{m}": share(v[j], 0.012)
+            for who, v in names.values()
+            for j, m in enumerate(MEASURES)
+            if j != 1
+        }
+        told |= {
+            f"RA[{c}]": share(float(np.clip(after[2] - 0.002 * c, 0, 1)), 0.02)
+            for c in range(classes)
+            if random or c
+        }
         findings.append(Finding(audit="accuracy", estimates=told))
     if "mia-efficacy" in audits:
-        told = {f"{who}MIA-Efficacy": estimate(v[1], 0.015) for who, v in names.values()}
-        caveat = "The attacker sees one number, the confidence in the true label: a stronger one may see more."
+        told = {f"{who}MIA-Efficacy": share(v[1], 0.015) for who, v in names.values()}
+        caveat = (
+            "The attacker sees one number, the confidence in the true label: a stronger one may see more."
+        )
         findings.append(Finding(audit="mia-efficacy", estimates=told, caveats=(caveat,)))
     if "retrain-gap" in audits and references:
         findings.append(_gap(after, before, retrains))
     steps = _steps(method, sparsity, seed, knobs or KNOBS.get(method, {}), rng)
+    forget = {"how": "random", "share": 0.1} if random else {"how": "class", "label": 0}
+    used = {*audits, *(step.step for step in steps)}
     told_changes: dict[str, Any] = {
-        "key": digest("run", method, request, sparsity, seed, knobs)[:16],
+        "key": digest("run", method, request, sparsity, seed, knobs),
         "plan": {
             "seed": seed,
-            "data": {"use": "cifar10", "limit": 10000, "forget": {"how": "random", "share": 0.1} if random else {"how": "class", "label": 0}},
+            "data": {"use": "cifar10", "limit": 10000, "forget": forget},
             "model": {"use": "resnet20s"},
             "step": [{"use": s.step, **({"as": s.label} if s.label else {}), **s.knobs} for s in steps],
             "audit": [{"use": audit} for audit in audits],
@@ -119,42 +173,92 @@ def make(
         "steps": steps,
         "findings": tuple(findings),
         "references": tuple(
-            {"kind": "retrained", "seed": 100 + seed * 10 + i, "key": digest("reference", request, sparsity, seed, i)[:16], "seconds": 1190.0 + 9 * i}
+            {
+                "kind": "retrained",
+                "seed": 100 + seed * 10 + i,
+                "key": digest("reference", request, sparsity, seed, i),
+                "seconds": 1190.0 + 9 * i,
+            }
             for i in range(references)
         ),
-        "split": {"forget": 1000, "retain": 9000, "test": 10000 if random else 9000, "hash": digest("split", request, seed if random else 0), "classes": classes},
+        "split": {
+            "rows": {"forget": 1000, "retain": 9000, "test": 10000 if random else 9000},
+            "hash": digest("split", request, seed if random else 0),
+            "classes": classes,
+        },
         "hashes": {name: digest(name, method, request, sparsity, seed) for name in ("weights", "evidence")},
-        "cards": {name: {"summary": s, "paper": p, "data": d, "version": 1} for name, (s, p, d) in CARDS.items() if name in {*audits, *(x.step for x in steps)}},
+        "cards": {
+            name: {"summary": summary, "paper": paper, "data": data, "version": 1}
+            for name, (summary, paper, data) in CARDS.items()
+            if name in used
+        },
         "run": {"seed": seed, "device": "cuda", "precision": "bf16", "threads": 16, "world_size": 1},
         "versions": {"secateur": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6", "python": "3.11.2"},
         "hardware": {"gpu": "NVIDIA H100 80GB HBM3", "cpu": "16 cores", "memory": "128 GiB"},
         "created": f"2026-07-0{1 + seed % 7}T12:00:00Z",
-    }  # fmt: skip
+    }
     return Record(**(told_changes | changes))
 
 
-def _steps(method: str, sparsity: float, seed: int, knobs: Mapping[str, Any], rng: np.random.Generator) -> tuple[StepTrace, ...]:
+def _steps(
+    method: str, sparsity: float, seed: int, knobs: Mapping[str, Any], rng: np.random.Generator
+) -> tuple[StepTrace, ...]:
     def step(name: str, took: float, zeros: float, **changes: Any) -> StepTrace:
         told: dict[str, Any] = {
-            "step": name, "knobs": {}, "version": 1, "seed": seed, "depth": 0, "reads": ("pool",), "drawn": {"pool": 250000},
-            "seconds": took, "peak_bytes": int(2.1 * 2**30), "sparsity": zeros, "weights_saw": ("pool",), "masks_saw": (),
-        }  # fmt: skip
+            "step": name,
+            "knobs": {},
+            "version": 1,
+            "seed": seed,
+            "depth": 0,
+            "reads": ("pool",),
+            "drawn": {"pool": 250000},
+            "seconds": took,
+            "peak_bytes": int(2.1 * 2**30),
+            "sparsity": zeros,
+            "weights_saw": ("pool",),
+            "masks_saw": (),
+        }
         return StepTrace(**(told | changes))
 
     masks = ("pool",) if sparsity else ()
     train = {"epochs": 25, "lr": 0.4, "batch": 256}
     steps = [step("train", 241.3 + rng.normal(), 0.0, knobs=train)]
     if sparsity:
-        steps.append(step("magnitude", 0.4, sparsity, label="prune", knobs={"sparsity": sparsity, "rewind": "epoch-2"}, drawn={}, masks_saw=masks, depth=1))
-        steps.append(step("train", 220.9 + rng.normal(), sparsity, knobs=train | {"start": 2}, masks_saw=masks, depth=2))
+        steps.append(
+            step(
+                "magnitude",
+                0.4,
+                sparsity,
+                label="prune",
+                knobs={"sparsity": sparsity, "rewind": "epoch-2"},
+                drawn={},
+                masks_saw=masks,
+                depth=1,
+            )
+        )
+        steps.append(
+            step(
+                "train", 220.9 + rng.normal(), sparsity, knobs=train | {"start": 2}, masks_saw=masks, depth=2
+            )
+        )
     if method:
         reads = ("forget",) if method == "gradient-ascent" else ("retain",)
         saw = ("retain",) if method == "retrain" else ("pool", *reads)
         zeros = max(sparsity, 0.31) if method == "l1-sparse" else sparsity
         steps.append(
-            step(method, SECONDS[method] * (1 + 0.03 * rng.normal()), zeros, label="unlearn", knobs=knobs, reads=reads,
-                 drawn={reads[0]: 45000 if reads == ("retain",) else 3000}, weights_saw=saw, masks_saw=masks, depth=len(steps))
-        )  # fmt: skip
+            step(
+                method,
+                SECONDS[method] * (1 + 0.03 * rng.normal()),
+                zeros,
+                label="unlearn",
+                knobs=knobs,
+                reads=reads,
+                drawn={reads[0]: 45000 if reads == ("retain",) else 3000},
+                weights_saw=saw,
+                masks_saw=masks,
+                depth=len(steps),
+            )
+        )
     return tuple(steps)
 
 
@@ -166,14 +270,16 @@ def _gap(after: Any, before: Any, retrains: Any) -> Finding:
     told = {}
     for prefix, values in (("", after), ("before.", before)):
         for j, measure in enumerate(MEASURES):
-            told[f"{prefix}gap.{measure}"] = estimate(values[j] - middle[j], 0.02)
-        told[f"{prefix}disparity"] = estimate(float(np.abs(values - middle).mean()), 0.01, better="lower")
+            gap = 100 * (values[j] - middle[j])
+            told[f"{prefix}gap.{measure}"] = estimate(gap, 100 * half[j], unit="points")
+        mean = 100 * float(np.abs(values - middle).mean())
+        told[f"{prefix}disparity"] = estimate(mean, 1.0, unit="points", better="lower")
     for j, measure in enumerate(MEASURES):
         told[f"band.{measure}"] = estimate(middle[j], half[j], n=n, method="t prediction")
     outside = [m for j, m in enumerate(MEASURES) if abs(after[j] - middle[j]) > half[j]]
-    caveats = [f"Judged against {n} retrained models; a band from so few is wide."]
+    caveats = [f"{n} of {n} held-out retrains lie inside the bands of the others"]
     if outside:
-        caveats.append(f"{outside[0]} lies {abs(after[0] - middle[0]) * 100:.1f} points from the mean of the retrains.")
+        caveats.append("the candidate lies outside on " + ", ".join(f"{m} (below)" for m in outside))
     verdict = "inconclusive" if n < 2 else "fail" if outside else "pass"
     return Finding(audit="retrain-gap", estimates=told, verdict=verdict, caveats=tuple(caveats))
 

@@ -17,7 +17,7 @@ from secateur.knobs import Level, Members, References, Seed
 from secateur.record import Estimate, Finding, Verdict
 
 ENOUGH = 5  # fewer retrains show too little of their spread for a verdict
-HAIR = 1e-9  # less than a row of any view, more than rounding
+HAIR = 1e-9  # less than a row of any view, more than rounding: whoever compares with a band agrees
 
 Values = Mapping[str, float]
 Bands = Mapping[str, stats.Interval]
@@ -109,7 +109,7 @@ class RetrainGap:
     def _bands(self, retrains: Sequence[Values], steps: Values) -> dict[str, stats.Interval]:
         level, bands = 1 - (1 - self.level) / len(steps), {}
         for name, step in steps.items():
-            band = stats.prediction_interval([values[name] for values in retrains], level, step=step)
+            band = stats.prediction_interval([values[name] for values in retrains], level, step=step + HAIR)
             low, high = np.clip([band.low, band.high], 0, 1).tolist()  # NaN stays NaN
             how = f"{band.method}, cut to [0, 1]; {len(steps)} such bands hold together at {self.level:.4g}"
             bands[name] = replace(band, low=low, high=high, method=how)
@@ -127,8 +127,8 @@ class RetrainGap:
 
 def _outside(values: Values, bands: Bands) -> dict[str, str]:
     """The metrics on which a model lies outside the bands, and on which side."""
-    above = {name: "above" for name, band in bands.items() if values[name] > band.high + HAIR}
-    return above | {name: "below" for name, band in bands.items() if values[name] < band.low - HAIR}
+    above = {name: "above" for name, band in bands.items() if values[name] > band.high}
+    return above | {name: "below" for name, band in bands.items() if values[name] < band.low}
 
 
 def _verdict(candidate: Values, before: Values, bands: Bands) -> tuple[Verdict, list[str]]:

@@ -21,7 +21,7 @@ _HOMES = {
     "run_plan": "engine",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

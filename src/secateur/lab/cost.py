@@ -1,7 +1,8 @@
-"""What a grid will cost, before anything is trained: everything is loaded and built, and a few updates are timed."""
+"""What a grid will cost: everything is loaded and built, a few updates are timed, nothing is trained."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from secateur.lab.execute import FIRST_REFERENCE_SEED, Lab
+from secateur.lab.execute import Lab
+from secateur.lab.freeze import META
 from secateur.lab.keys import Link, step_key
-from secateur.lab.plan import Plan, PlannedStep
+from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground
 from secateur.lab.store import Store, digest
 from secateur.optimize import Sgd, cross_entropy, optimize
@@ -63,7 +65,7 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
     seen: set[str] = set()
     for plan in plans:
         ground = lab.ground(plan)
-        for key, planned in _chain(plan, ground):
+        for key, planned in _chain(plan, ground, lab.store):
             if key in seen:
                 continue
             seen.add(key)
@@ -76,7 +78,7 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
             if epochs is None or batch is None:
                 continue
             views = {"pool": ground.split.pool, "forget": ground.split.forget, "retain": ground.split.retain}
-            rows = max(len(views[role]) for role in step.reads)
+            rows = max((len(views[role]) for role in step.reads), default=0)
             count = (epochs - getattr(step, "start", 0)) * math.ceil(rows / batch)
             if (ground.root, batch) not in speed:
                 speed[ground.root, batch] = _time_an_update(ground, batch)
@@ -94,26 +96,29 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
     ]
 
 
-def _chain(plan: Plan, ground: Ground) -> list[tuple[str, PlannedStep]]:
-    """The keys that a plan will need. Masks that are not made yet are told apart by the pruning step that will make them."""
+def _chain(plan: Plan, ground: Ground, store: Store) -> list[tuple[str, PlannedStep]]:
+    """The keys that a plan will need, references included."""
     found = []
     links = [ground.link]
     for planned in plan.steps:
-        links.append(_next(links[-1], planned, ground))
+        links.append(_next(links[-1], planned, ground, store))
         found.append((links[-1].key, planned))
     if plan.reference is not None:
         before = links[-1 if plan.unlearn is None else plan.unlearn]
         for i in range(plan.references):
             planned = replace(plan.reference, seed=FIRST_REFERENCE_SEED + i)
-            found.append((_next(before, planned, ground).key, planned))
+            found.append((_next(before, planned, ground, store).key, planned))
     return found
 
 
-def _next(link: Link, planned: PlannedStep, ground: Ground) -> Link:
+def _next(link: Link, planned: PlannedStep, ground: Ground, store: Store) -> Link:
     seed = ground.run.seed if planned.seed is None else planned.seed
     key = step_key(ground.root, link, planned, ground.split, seed)
-    prunes = ".prune." in type(planned.step).__module__
-    return Link(key=key, masks=digest(key) if prunes else link.masks, depth=link.depth + 1)
+    if store.has("steps", key):
+        masks = json.loads(store.read("steps", key, META))["masks"]
+    else:  # masks that are not made yet are told apart by the pruning step that will make them
+        masks = digest(key) if ".prune." in type(planned.step).__module__ else link.masks
+    return Link(key=key, masks=masks, depth=link.depth + 1)
 
 
 def _time_an_update(ground: Ground, batch: int) -> float:

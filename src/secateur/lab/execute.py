@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -19,20 +19,19 @@ import torch
 from secateur import __version__, knobs
 from secateur.audit import judge
 from secateur.card import name_of
+from secateur.errors import SecateurError
 from secateur.evidence import Evidence, Outputs, Reference, load_outputs, pack_outputs
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, step_key
-from secateur.lab.plan import Plan, PlannedStep
+from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground, Loaded
 from secateur.lab.store import Store, digest
 from secateur.observe import measure, observe
 from secateur.record import Record, StepTrace, read_trace
 from secateur.run import Progress, Run, Silent
 from secateur.state import State
-from secateur.step import apply
+from secateur.step import Applied, apply
 
-# references are retrained under seeds that no plan uses for its own steps, so that no candidate is its own yardstick
-FIRST_REFERENCE_SEED = 1_000_000
 OUTPUTS, WEIGHTS, RECORD = "outputs.safetensors", "model.safetensors", "record.json"
 
 
@@ -52,7 +51,9 @@ class Lab:
         self.progress = progress or Silent()
         self.taken: list[str] = []
         self._loaded = Loaded()
-        self._states: OrderedDict[str, State] = OrderedDict()
+        self._failed: dict[str, SecateurError] = {}
+        self._states: dict[str, State] = {}
+        self._said: dict[str, dict[str, Outputs]] = {}
 
     def run(self, plan: Plan) -> Record:
         """Run one plan, or read its record where it has been run.
@@ -67,6 +68,7 @@ class Lab:
             SecateurError: As data, steps, audits and store raise; what was finished by then is in the store.
         """
         ground = self.ground(plan)
+        self.store.ready()
         links, traces = [ground.link], []
         for planned in plan.steps:
             link, trace = self._take(planned, links[-1], ground)
@@ -78,11 +80,16 @@ class Lab:
             "steps": links[-1].key,
             "before": before.key,
             "split": ground.split.hash,
-            "audits": [[name_of(type(audit)), knobs.values(audit), audit.card.version] for audit in plan.audits],
+            "audits": [
+                [name_of(type(audit)), knobs.values(audit), audit.card.version] for audit in plan.audits
+            ],
             "references": [link.key for link, _ in retrained],
         })
-        if not self.store.has("runs", key):
+        asked = [before, links[-1], *(link for link, _ in retrained)]
+        evidence = all(self.store.has("outputs", _outputs_key(link, ground)) for link in asked)
+        if not evidence or not self.store.has("runs", key):  # what lost its evidence could not be audited
             self._judge(key, plan, ground, links, traces, before, retrained)
+        self.store.read("runs", key, WEIGHTS)  # verifies them: the record says where they lie
         return Record.from_json(self.store.read("runs", key, RECORD).decode())
 
     def ground(self, plan: Plan) -> Ground:
@@ -91,7 +98,9 @@ class Lab:
 
     def _retrained(self, plan: Plan, i: int, before: Link, ground: Ground) -> tuple[Link, StepTrace]:
         assert plan.reference is not None
-        planned = replace(plan.reference, seed=FIRST_REFERENCE_SEED + i, label=f"reference {i + 1}/{plan.references}")
+        planned = replace(
+            plan.reference, seed=FIRST_REFERENCE_SEED + i, label=f"reference {i + 1}/{plan.references}"
+        )
         return self._take(planned, before, ground)
 
     def _take(self, planned: PlannedStep, link: Link, ground: Ground) -> tuple[Link, StepTrace]:
@@ -100,7 +109,7 @@ class Lab:
         key = step_key(ground.root, link, planned, ground.split, seed)
         if not self.store.has("steps", key):
             run = replace(ground.run, seed=seed, progress=_Named(self.progress, planned.label))
-            done = apply(planned.step, self._state(link, ground), run)
+            done = self._apply(key, planned, self._state(link, ground), run)
             self.store.put("steps", key, freeze(done.state, done.trace))
             self._keep(key, done.state)
             self.taken.append(planned.use)
@@ -108,30 +117,51 @@ class Lab:
         after = Link(key=key, masks=meta["masks"], depth=meta["depth"])
         return after, replace(read_trace(meta["trace"]), label=planned.label)
 
+    def _apply(self, key: str, planned: PlannedStep, state: State, run: Run) -> Applied:
+        """Take a step; one that has failed is not tried again for every plan that it is part of."""
+        if key in self._failed:
+            raise self._failed[key]
+        try:
+            return apply(planned.step, state, run)
+        except SecateurError as error:
+            error.add_note(f'in the step "{planned.label}"')
+            self._failed[key] = error
+            raise
+
     def _state(self, link: Link, ground: Ground) -> State:
         """The state behind a link, over this plan's views."""
         if link.key == ground.link.key:
             return ground.state
         if link.key not in self._states:
             meta = json.loads(self.store.read("steps", link.key, META))
-            self._keep(link.key, thaw(ground.state, self.store.read("steps", link.key, STATE), meta, ground.run))
+            self._keep(
+                link.key, thaw(ground.state, self.store.read("steps", link.key, STATE), meta, ground.run)
+            )
         start = ground.state
         # build too: the state may have come from a plan over other views of the same data
-        return replace(self._states[link.key], build=start.build, pool=start.pool, forget=start.forget, retain=start.retain)
+        return replace(
+            self._states[link.key],
+            build=start.build,
+            pool=start.pool,
+            forget=start.forget,
+            retain=start.retain,
+        )
 
     def _keep(self, key: str, state: State) -> None:
         self._states[key] = state
-        while len(self._states) > 4:
-            self._states.popitem(last=False)
+        _forget_oldest(self._states, 4)
 
     def _outputs(self, link: Link, ground: Ground) -> tuple[str, dict[str, Outputs]]:
         """What a link's model said, and the key that it is stored under."""
-        key = digest({"state": link.key, "split": ground.split.hash})
-        if not self.store.has("outputs", key):
-            said = observe(self._state(link, ground).model, ground.split, ground.run)
-            self.store.put("outputs", key, {OUTPUTS: pack_outputs(said)})
-        self.store.read("outputs", key, OUTPUTS)  # verifies it
-        return key, load_outputs(self.store.path("outputs", key) / OUTPUTS)
+        key = _outputs_key(link, ground)
+        if key not in self._said:
+            if not self.store.has("outputs", key):
+                said = observe(self._state(link, ground).model, ground.split, ground.run)
+                self.store.put("outputs", key, {OUTPUTS: pack_outputs(said)})
+            self.store.read("outputs", key, OUTPUTS)  # verifies it
+            self._said[key] = load_outputs(self.store.path("outputs", key) / OUTPUTS)
+            _forget_oldest(self._said, 64)
+        return key, self._said[key]
 
     def _judge(
         self,
@@ -155,7 +185,11 @@ class Lab:
         findings = judge(plan.audits, evidence)
         about = {"run": key, "request": str(plan.data.forget), "secateur": __version__}
         weights = pack_weights(new.model, about)
-        used = [p.step for p in plan.steps] + ([plan.reference.step] if plan.reference else []) + list(plan.audits)
+        used = (
+            [p.step for p in plan.steps]
+            + ([plan.reference.step] if plan.reference else [])
+            + list(plan.audits)
+        )
         record = Record(
             key=key,
             plan=plan.table,
@@ -165,12 +199,18 @@ class Lab:
             steps=tuple(traces),
             findings=tuple(findings),
             references=tuple(
-                {"kind": "retrained", "seed": trace.seed, "key": link.key, "seconds": trace.seconds} for link, trace in retrained
+                {"kind": "retrained", "seed": trace.seed, "key": link.key, "seconds": trace.seconds}
+                for link, trace in retrained
             ),
             measures=evidence.measures,
-            split={"rows": {name: len(view) for name, view in split.items()}, "hash": split.hash, "classes": split.classes},
+            split={
+                "rows": {name: len(view) for name, view in split.items()},
+                "hash": split.hash,
+                "classes": split.classes,
+            },
             hashes={"weights": digest(weights), "split": split.hash, "root": ground.root},
-            files={"weights": f"runs/{key}/{WEIGHTS}"} | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
+            files={"weights": f"runs/{key}/{WEIGHTS}"}
+            | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},
             versions=_versions(),
@@ -178,6 +218,10 @@ class Lab:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self.store.put("runs", key, {RECORD: record.to_json().encode(), WEIGHTS: weights})
+
+
+def _outputs_key(link: Link, ground: Ground) -> str:
+    return digest({"state": link.key, "split": ground.split.hash})
 
 
 @dataclass(frozen=True)
@@ -191,9 +235,19 @@ class _Named:
         return self.inner.bar(self.label, total)
 
 
+def _forget_oldest(kept: dict[str, Any], most: int) -> None:
+    while len(kept) > most:
+        del kept[next(iter(kept))]
+
+
+@functools.cache
 def _versions() -> Mapping[str, str]:
     packages = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
-    return {"secateur": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {
+        "secateur": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def _hardware(run: Run) -> Mapping[str, Any]:

@@ -59,7 +59,12 @@ def thaw(start: State, tensors: bytes, meta: Mapping[str, Any], run: Run) -> Sta
     state = start.fresh(run)
     state.model.load_state_dict(under("model/"))
     marks = {
-        name: Mark(under(f"mark/{name}/weights/"), under(f"mark/{name}/buffers/"), told["epoch"], frozenset(told["saw"]))
+        name: Mark(
+            under(f"mark/{name}/weights/"),
+            under(f"mark/{name}/buffers/"),
+            told["epoch"],
+            frozenset(told["saw"]),
+        )
         for name, told in meta["marks"].items()
     }
     return replace(
@@ -73,7 +78,15 @@ def thaw(start: State, tensors: bytes, meta: Mapping[str, Any], run: Run) -> Sta
 
 
 def pack_weights(model: nn.Module, about: Mapping[str, Any]) -> bytes:
-    """A model's weights and buffers as they load into the plain architecture; one metadata key, or the bytes would vary."""
+    """A model's weights and buffers as they load into the plain architecture.
+
+    Args:
+        model: Its state dict is packed.
+        about: JSON-like; goes under one metadata key, since with more the bytes would vary.
+
+    Returns:
+        The bytes of a safetensors file.
+    """
     return _bytes(model.state_dict(), {"secateur": json.dumps(about, sort_keys=True)})
 
 
@@ -94,7 +107,10 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         weights = safetensors.torch.load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f'expected weights as safetensors in "{path}", got something unreadable ({reason}): copy the file again') from error
+        raise DataError(
+            f'expected weights as safetensors in "{path}", got something unreadable ({reason}): correct the '
+            "path, or copy the file again"
+        ) from error
     check_fits(weights, model)
     model.load_state_dict(weights)
     return model

@@ -6,12 +6,11 @@ import copy
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import PlanError, UsageError, nearest
-from secateur.lab.plan import Plan, Settings, read_plan
+from secateur.lab.plan import TOP_KEYS, Plan, label_of, read_plan
 
 
 def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
@@ -19,20 +18,24 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
 
     Args:
         path: A TOML file.
-        sets: ``key=value`` texts; the key as an axis names it, the value as TOML writes it (quotes may be left out).
+        sets: ``key=value`` texts; the key as an axis names it, the value as TOML writes it (quotes may be
+            left out).
 
     Returns:
         The plan as plain values, axes included.
 
     Raises:
-        UsageError: There is no such file, or a ``--set`` without a key and a value, or of a key that an axis replaces.
+        UsageError: There is no such file, or a ``--set`` without a key and a value, or of a key that an axis
+            replaces.
         PlanError: It is not TOML, or a key leads nowhere.
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f'cannot read the plan "{path}" ({reason}): name a TOML file, or write one with "secateur init"') from error
+        raise UsageError(
+            f'cannot read the plan "{path}" ({reason}): name a TOML file, or write one with "secateur init"'
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise PlanError([f"it is not TOML: {error}"], source=str(path)) from error
     for text in sets:
@@ -47,8 +50,16 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
 def _refuse_overruled(key: str, axes: Any) -> None:
     """A value that an axis would replace in every cell has no effect, and must not pass in silence."""
     for axis in axes if isinstance(axes, dict) else ():
-        if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
-            raise UsageError(f'--set {key} would have no effect: the axis "{axis}" replaces it in every run; use --set grid.{axis}=[...]')
+        if _covers(axis, key):
+            raise UsageError(
+                f'--set {key} would have no effect: the axis "{axis}" replaces it in every run; use --set '
+                f"grid.{axis}=[...]"
+            )
+
+
+def _covers(name: str, other: str) -> bool:
+    """Whether setting ``name`` replaces all that ``other`` names."""
+    return f"{other}.".startswith(f"{name}.")
 
 
 def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
@@ -68,10 +79,20 @@ def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
     base = {key: value for key, value in table.items() if key != "grid"}
     if not isinstance(axes, dict):
         raise PlanError([f"[grid] should be a table of axes, got {axes!r}"], source=source)
-    bad = [f'grid: axis "{name}" should be a list of values, not empty, got {v!r}' for name, v in axes.items() if not isinstance(v, list) or not v]
+    bad = [
+        f'grid: axis "{name}" should be a list of values, not empty, got {v!r}'
+        for name, v in axes.items()
+        if not isinstance(v, list) or not v
+    ]
+    bad += [
+        f'grid: axis "{first}" would have no effect, since the later axis "{then}" replaces it: swap them'
+        for first, then in itertools.combinations(axes, 2)
+        if _covers(then, first)
+    ]
     if bad:
         raise PlanError(bad, source=source)
-    plans, faults = [], []
+    plans: list[Plan] = []
+    faults: list[str] = []
     for values in itertools.product(*axes.values()):
         cell = copy.deepcopy(base)
         try:
@@ -88,9 +109,9 @@ def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
 def set_at(table: dict[str, Any], name: str, value: Any) -> None:
     """Set one key of a plan.
 
-    ``seed`` and ``data.forget`` name keys of the plan, ``prune.sparsity`` a knob of the step that is called "prune",
-    ``prune`` that step itself: a table takes its place (and its name), a list of tables takes it too, an empty list leaves
-    it out.
+    ``seed`` and ``data.forget`` name keys of the plan, ``prune.sparsity`` a knob of the step that is called
+    "prune", ``prune`` that step itself: a table takes its place (and its name), a list of tables takes it
+    too, an empty list leaves it out.
 
     Args:
         table: Changed in place.
@@ -102,26 +123,35 @@ def set_at(table: dict[str, Any], name: str, value: Any) -> None:
     """
     head, _, rest = name.partition(".")
     steps = table.get("step", [])
-    labels = [_label(step) for step in steps] if isinstance(steps, list) else []
-    top = [*(f.name for f in fields(Settings)), *Plan._KEYS]
+    labels = [label_of(step) for step in steps] if isinstance(steps, list) else []
     if head == "grid" and rest:
-        # an axis is named by one key, dots and all
-        table.setdefault("grid", {})[rest] = value
-    elif head in labels:
+        axes = table.setdefault("grid", {})
+        if not isinstance(axes, dict):
+            raise PlanError([f"[grid] should be a table of axes, got {axes!r}"])
+        axes[rest] = value  # an axis is named by one key, dots and all
+    elif head and head in labels:
         if labels.count(head) > 1:
-            raise PlanError([f'"{name}" could mean {labels.count(head)} steps: tell them apart with as = "..."'])
+            raise PlanError([
+                f'"{name}" could mean {labels.count(head)} steps: tell them apart with as = "..."'
+            ])
         place = labels.index(head)
         if rest:
             _set_in(steps[place], rest, value, name)
         else:
             several = value if isinstance(value, list) else [value]
             if not all(isinstance(step, dict) for step in several):
-                raise PlanError([f'"{name}" should be a table with "use", or a list of such tables, got {value!r}'])
-            steps[place : place + 1] = [{"as": head, **step} for step in several] if len(several) == 1 else several
-    elif head in top:
+                raise PlanError([
+                    f'"{name}" should be a table with "use", or a list of such tables, got {value!r}'
+                ])
+            steps[place : place + 1] = (
+                [{"as": head, **step} for step in several] if len(several) == 1 else several
+            )
+    elif head in TOP_KEYS:
         _set_in(table, name, value, name)
     else:
-        raise PlanError([f'"{name}" names no key of the plan and no step of it, {nearest(head, [*top, *labels])}'])
+        raise PlanError([
+            f'"{name}" names no key of the plan and no step of it, {nearest(head, [*TOP_KEYS, *labels])}'
+        ])
 
 
 def _set_in(table: dict[str, Any], path: str, value: Any, name: str) -> None:
@@ -129,12 +159,10 @@ def _set_in(table: dict[str, Any], path: str, value: Any, name: str) -> None:
     for folder in folders:
         table = table.setdefault(folder, {})
         if not isinstance(table, dict):
-            raise PlanError([f'"{name}" goes through "{folder}", which is no table: name a [[step]] by its label'])
+            raise PlanError([
+                f'"{name}" goes through "{folder}", which is no table: name a [[step]] by its label'
+            ])
     table[last] = value
-
-
-def _label(step: Any) -> str:
-    return str(step.get("as", str(step.get("use", "")).rpartition(":")[2])) if isinstance(step, dict) else ""
 
 
 def _value(text: str) -> Any:

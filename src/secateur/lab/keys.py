@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 from secateur import __version__, knobs
 from secateur.card import name_of
 from secateur.data import Split
-from secateur.lab.plan import ModelPlan, PlannedStep
+from secateur.lab.plan import DataPlan, ModelPlan, PlannedStep, Table
 from secateur.lab.store import digest
 from secateur.run import Run
 
@@ -30,16 +34,29 @@ class Link:
     depth: int = 0
 
 
-def root_key(split: Split, augment: Any, model: ModelPlan, built: dict[str, Any], run: Run) -> str:
-    """What every chain of a plan stands on: pool, preprocessing, model, initial weights, precision, device, versions.
+def root_key(split: Split, augment: Any, data: DataPlan, model: ModelPlan, built: Table, run: Run) -> str:
+    """What every chain of a plan stands on.
 
-    Neither the seed nor the forget set: all forget sets share a training, and a step that starts anew shares by its own seed.
+    Neither the seed nor the forget set is in it: all forget sets share a training, and a step that starts
+    anew shares by its own seed.
+
+    Args:
+        split: Its pool counts.
+        augment: Of the data; None without.
+        data: Where the augmentation comes from, and its knobs: it may depend on them.
+        model: The network, and initial weights.
+        built: What the network is called with.
+        run: Precision, device, threads, versions.
+
+    Returns:
+        The key.
     """
     weights = digest(Path(model.weights).read_bytes()) if model.weights else None
+    prepared = augment and [data.use, _source(data.use), _words(data.knobs), identity(augment)]
     return digest({
         "pool": split.pool.fingerprint,
-        "augment": identity(augment),
-        "model": [model.use, built, identity(model.call), weights],
+        "augment": prepared,
+        "model": [model.use, _source(model.use), _words(built), identity(model.call), weights],
         "run": run.describe(),
     })
 
@@ -52,13 +69,25 @@ def start(root: str, seed: int) -> Link:
 def step_key(root: str, link: Link, planned: PlannedStep, split: Split, seed: int) -> str:
     """The key of a step's result.
 
-    A step that starts anew is keyed by what it uses (masks, depth), any other by all that came before it; both by their
-    knobs, the card's version, the seed, and the contents of the rows that they read, each role by itself.
+    A step that starts anew is keyed by what it uses (masks, depth), any other by all that came before it;
+    both by their knobs, the card's version, the seed, and the contents of the rows that they read, each role
+    by itself.
+
+    Args:
+        root: From ``root_key``.
+        link: What the step follows.
+        planned: The step.
+        split: The rows.
+        seed: Of the step's streams.
+
+    Returns:
+        The key.
     """
     step = planned.step
     views = {"pool": split.pool, "forget": split.forget, "retain": split.retain}
+    after = {"root": root, "masks": link.masks, "depth": link.depth} if step.card.anew else link.key
     return digest({
-        "after": {"root": root, "masks": link.masks, "depth": link.depth} if step.card.anew else link.key,
+        "after": after,
         "step": [name_of(type(step)), identity(type(step)), knobs.values(step), step.card.version],
         "seed": seed,
         "rows": {role: views[role].fingerprint for role in step.reads},
@@ -66,13 +95,39 @@ def step_key(root: str, link: Link, planned: PlannedStep, split: Split, seed: in
 
 
 def identity(thing: Any) -> Any:
-    """What tells a function, a class or an object from another: of outside code also its whole source file."""
-    if thing is None:
-        return None
+    """What tells a function, a class or an object from another, in any process.
+
+    Args:
+        thing: A function, a class, a partial, or an object whose ``repr`` tells its settings.
+
+    Returns:
+        JSON-like; of outside code also the digest of its whole source file.
+    """
+    if isinstance(thing, functools.partial):
+        return [identity(thing.func), _words(dict(enumerate(thing.args))), _words(thing.keywords)]
     if not hasattr(thing, "__qualname__"):
-        return [repr(thing), identity(type(thing))]
+        return [_told(thing), identity(type(thing))]
     name = f"{thing.__module__}:{thing.__qualname__}"
-    if thing.__module__.startswith("secateur."):
+    if name.startswith("secateur."):
         return [name, __version__]
-    file = inspect.getsourcefile(thing)
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(thing))
+    except TypeError:  # built in
+        file = None
     return [name, digest(Path(file).read_bytes()) if file else None]
+
+
+def _source(use: str) -> str | None:
+    """Digest of the file that an address leads to: what it makes may hold settings that show nowhere else."""
+    module = sys.modules.get(use.partition(":")[0]) if ":" in use else None
+    file = getattr(module, "__file__", None)
+    return digest(Path(file).read_bytes()) if file else None
+
+
+def _words(values: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): _told(value) for name, value in values.items()}
+
+
+def _told(value: Any) -> str:
+    """A ``repr`` without the address in memory, which is another one in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

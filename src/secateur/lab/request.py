@@ -13,6 +13,7 @@ from secateur import knobs
 from secateur.errors import DataError, PlanError, UsageError, nearest
 
 Rows = NDArray[np.int64]
+Position = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Request(Protocol):
@@ -31,11 +32,15 @@ class ByClass:
         classes: Their numbers.
     """
 
-    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    classes: tuple[Position, ...]
 
     def __post_init__(self) -> None:
+        if not self.classes:
+            raise UsageError("classes = [] names none: name at least one class to forget")
         if twice := [c for c in self.classes if self.classes.count(c) > 1]:
-            raise UsageError(f"class {twice[0]} is named {self.classes.count(twice[0])} times: name each class once")
+            raise UsageError(
+                f"class {twice[0]} is named {self.classes.count(twice[0])} times: name each class once"
+            )
 
     def __str__(self) -> str:
         return ("class " if len(self.classes) == 1 else "classes ") + ", ".join(map(str, self.classes))
@@ -43,7 +48,9 @@ class ByClass:
     def choose(self, y: Rows, free: Rows, seed: int) -> Rows:
         """All free rows of these classes."""
         if absent := sorted(set(self.classes) - set(y.tolist())):
-            raise DataError(f"expected classes to forget in 0..{int(y.max())}, got {absent[0]}: no training row has it")
+            raise DataError(
+                f"expected classes to forget in 0..{int(y.max())}, got {absent[0]}: no training row has it"
+            )
         return free[np.isin(y[free], self.classes)]
 
 
@@ -70,7 +77,9 @@ class AtRandom:
         """A sample fixed by the data's seed."""
         count = self.count or round((self.share or 0.0) * len(free))
         if count > len(free):
-            raise DataError(f"expected at most {len(free)} rows to forget, got {count}: the others are held out")
+            raise DataError(
+                f"expected at most {len(free)} rows to forget, got {count}: the others are held out"
+            )
         return np.sort(np.random.default_rng([seed, count]).choice(free, count, replace=False))
 
 
@@ -82,7 +91,11 @@ class ByRows:
         rows: Their positions in the training data.
     """
 
-    rows: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    rows: tuple[Position, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise UsageError("rows = [] names none: name at least one row to forget")
 
     def __str__(self) -> str:
         return f"row {self.rows[0]}" if len(self.rows) == 1 else f"{len(self.rows)} named rows"
@@ -109,9 +122,15 @@ def read_request(table: Any, where: str) -> Request:
         PlanError: Anything in it is wrong.
     """
     if not isinstance(table, dict):
-        raise PlanError([f'{where} should be a table such as {{ how = "class", classes = [3] }}, got {table!r}'])
+        raise PlanError([
+            f'{where} should be a table such as {{ how = "class", classes = [3] }}, got {table!r}'
+        ])
     how = table.get("how")
-    if how not in _KINDS:
-        raise PlanError([f"{where}.how should name a way to choose rows, got {how!r}: {nearest(str(how), _KINDS)}"])
-    request: Request = knobs.build(_KINDS[how], {key: value for key, value in table.items() if key != "how"}, where=where)
+    if not isinstance(how, str) or how not in _KINDS:
+        raise PlanError([
+            f"{where}.how should name a way to choose rows, got {how!r}: {nearest(str(how), _KINDS)}"
+        ])
+    request: Request = knobs.build(
+        _KINDS[how], {key: value for key, value in table.items() if key != "how"}, where=where
+    )
     return request

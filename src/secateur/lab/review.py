@@ -29,8 +29,14 @@ def audit_run(store: Path, run: str, audits: Sequence[Audit]) -> list[Finding]:
     """
     record = find_run(store, run)
     said = {name: _read(Store(store), path) for name, path in record.files.items() if name != "weights"}
-    retrained = [Reference.retrained(outputs, outputs["retain"]) for name, outputs in said.items() if name.startswith("retrain[")]
-    evidence = Evidence(before=said["before"], after=said["after"], references=retrained, measures=record.measures)
+    retrained = [
+        Reference.retrained(outputs, outputs["retain"])
+        for name, outputs in said.items()
+        if name.startswith("retrain[")
+    ]
+    evidence = Evidence(
+        before=said["before"], after=said["after"], references=retrained, measures=record.measures
+    )
     return judge(audits, evidence)
 
 
@@ -46,14 +52,49 @@ def find_run(store: Path, run: str) -> Record:
 
     Raises:
         DataError: No run has this key, or several do.
+        StoreError: The record is not what was written.
     """
-    keys = sorted(path.parent.name for path in store.glob("runs/*/record.json"))
+    keys = _keys(store)
     found = [key for key in keys if key.startswith(run)] if run else []
     if len(found) != 1:
         short = [key[:12] for key in keys]
-        told = f"{len(found)} runs begin so: give more of the key" if found else nearest(run, short) if short else "there are no runs yet: run a plan first"
+        told = (
+            f"{len(found)} runs begin so: give more of the key"
+            if found
+            else nearest(run, short)
+            if short
+            else "there are no runs yet: run a plan first"
+        )
         raise DataError(f'expected the key of one run in "{store}", got "{run}": {told}')
-    return Record.from_json(Store(store).read("runs", found[0], "record.json").decode())
+    return _record(store, found[0])
+
+
+def all_runs(store: Path) -> list[Record]:
+    """The records of all runs, oldest first.
+
+    Args:
+        store: The folder of results.
+
+    Returns:
+        The records, their checksums verified.
+
+    Raises:
+        DataError: There is none.
+        StoreError: One of them is not what was written.
+    """
+    keys = _keys(store)
+    if not keys:
+        raise DataError(f'expected runs in "{store}", found none: run a plan first, or name its --store')
+    return sorted((_record(store, key) for key in keys), key=lambda record: record.created)
+
+
+def _keys(store: Path) -> list[str]:
+    found = store.glob("runs/*")
+    return sorted(path.name for path in found if path.is_dir() and not path.name.startswith("."))
+
+
+def _record(store: Path, key: str) -> Record:
+    return Record.from_json(Store(store).read("runs", key, "record.json").decode())
 
 
 def _read(store: Store, path: str) -> dict[str, Outputs]:

@@ -1,18 +1,20 @@
 """The plan that ``secateur init`` writes."""
 
 STARTER = """\
-# A plan: data, model, steps, audits. Run it with "secateur run plan.toml"; change a key with --set unlearn.gamma=1e-3.
+# A plan: data, model, steps, audits.
+# Run it with "secateur run plan.toml"; change a key with --set unlearn.gamma=1e-3.
 
 seed = 0
 threads = 1
 
 [data]
-use = "digits"                                   # or "package.module:function" that gives a secateur.zoo.Collection
+use = "digits"               # or "package.module:function" that gives a secateur.zoo.Collection
 test = 0.6
-forget = { how = "class", classes = [3] }        # or { how = "random", share = 0.1 }, or { how = "rows", rows = [1, 5] }
+forget = { how = "class", classes = [3] }
+# or { how = "random", share = 0.1 }, or { how = "rows", rows = [1, 5] }
 
 [model]
-use = "small-cnn"                                # or "package.module:callable"; weights = "file.safetensors" for a trained one
+use = "small-cnn"            # or "package.module:callable"; weights = "file.safetensors" for a trained one
 width = 8
 
 [[step]]
@@ -24,7 +26,7 @@ nesterov = true
 schedule = "one-cycle"
 
 [[step]]
-use = "l1-sparse"                                # "secateur methods" lists them, "secateur card l1-sparse" tells the knobs
+use = "l1-sparse"            # "secateur methods" lists them, "secateur card l1-sparse" tells the knobs
 as = "unlearn"
 epochs = 5
 batch = 64
@@ -38,5 +40,5 @@ use = "accuracy"
 use = "mia-efficacy"
 
 [[audit]]
-use = "retrain-gap"                              # trains five models without the forget rows, to compare with
+use = "retrain-gap"          # trains five models without the forget rows, to compare with
 """

@@ -1,4 +1,4 @@
-"""The store: folders by content key, written atomically, verified on read. It knows bytes and names, nothing else."""
+"""The store: folders by content key, written atomically, verified on read. It knows only bytes and names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from secateur.errors import StoreError
 
 Kind = Literal["steps", "outputs", "runs"]
 SUMS = "sums.json"
+_WRITING = ".writing-"
 
 
 def digest(value: Any) -> str:
@@ -44,6 +46,20 @@ class Store:
         """Whether an entry stands there."""
         return (self.path(kind, key) / SUMS).is_file()
 
+    def ready(self) -> None:
+        """Make the folder where it is missing, see that it takes a file, remove what killed processes left.
+
+        Raises:
+            StoreError: It cannot be written: better told before hours of training than after.
+        """
+        with self._writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        for left in self.root.glob(f"*/{_WRITING}*"):
+            if _is_left(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+
     def put(self, kind: Kind, key: str, files: Mapping[str, bytes]) -> None:
         """Write an entry; one that is already there stays, since the same key means the same content.
 
@@ -59,14 +75,14 @@ class Store:
         sums = {name: digest(data) for name, data in files.items()}
         with self._writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=place.parent) as folder:
+            prefix = f"{_WRITING}{platform.node()}-{os.getpid()}-"
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as folder:
                 made = Path(folder) / "entry"
                 made.mkdir()
                 for name, data in {**files, SUMS: json.dumps(sums, indent=1).encode()}.items():
                     _write(made / name, data)
                 _sync(made)
-                if not self.has(kind, key):
-                    made.rename(place)
+                self._move(made, place)
                 _sync(place.parent)
 
     def read(self, kind: Kind, key: str, name: str) -> bytes:
@@ -88,23 +104,36 @@ class Store:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise StoreError(f'cannot read "{path}" ({error.strerror}): delete the folder "{path.parent}" and run the plan again') from error
+            raise StoreError(
+                f'cannot read "{path}" ({error.strerror}): delete the folder "{path.parent}" and run the '
+                "plan again, nothing else is lost"
+            ) from error
         if digest(data) != want:
-            raise StoreError(f'"{path}" is not what was written (its checksum differs): delete the folder "{path.parent}" and run the plan again, nothing else is lost')
+            raise StoreError(
+                f'"{path}" is not what was written (its checksum differs): delete the folder "{path.parent}" '
+                "and run the plan again, nothing else is lost"
+            )
         return data
 
-    def clear(self) -> None:
-        """Remove what a killed process left half-written."""
-        for left in self.root.glob("*/.writing-*"):
-            shutil.rmtree(left, ignore_errors=True)
+    def _move(self, made: Path, place: Path) -> None:
+        """Put a finished folder in its place, which another process may do at the same moment."""
+        if place.exists() and not (place / SUMS).is_file():
+            shutil.rmtree(place)  # somebody took files out: without checksums it is no entry
+        try:
+            made.rename(place)
+        except OSError:
+            if not (place / SUMS).is_file():
+                raise
 
     def _sums(self, kind: Kind, key: str) -> dict[str, str]:
         path = self.path(kind, key) / SUMS
         try:
-            sums: dict[str, str] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StoreError(f'cannot read the checksums "{path}" ({error}): delete the folder "{path.parent}" and run the plan again') from error
-        return sums
+            return {str(name): str(sum_) for name, sum_ in json.loads(path.read_bytes()).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f'cannot read the checksums "{path}" ({error}): delete the folder "{path.parent}" and run '
+                "the plan again, nothing else is lost"
+            ) from error
 
     @contextlib.contextmanager
     def _writing(self, place: Path) -> Iterator[None]:
@@ -112,8 +141,23 @@ class Store:
             yield
         except OSError as error:
             raise StoreError(
-                f'cannot write "{place}" ({error.strerror or error}): free or unlock the disk, or name another --store; what was finished is kept'
+                f'cannot write "{place}" ({error.strerror or error}): free or unlock the disk, or name '
+                "another --store; what was finished is kept"
             ) from error
+
+
+def _is_left(name: str) -> bool:
+    """Whether the process that writes here is gone; one on another host is left alone."""
+    host, _, rest = name.removeprefix(_WRITING).rpartition("-")[0].rpartition("-")
+    if host != platform.node():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,29 +1,19 @@
-"""What an auditor asks beside the numbers: caveats, controls, provenance, splits, versions."""
+"""What an auditor asks beside the numbers: controls, costs, provenance, splits, versions."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from secateur.record import Record, StepTrace
 from secateur.report import names
-from secateur.report.rows import MEASURES, Row
-from secateur.report.spread import Spread, fixed, percent, seconds
+from secateur.report.rows import Row
+from secateur.report.spread import NONE, Spread, fixed, percent, seconds
 from secateur.report.tables import Panel
 
 _CLASS = re.compile(r"([A-Za-z-]+)\[(\d+)\]")
-
-
-class Caveat(NamedTuple):
-    """A sentence of an audit, and in how many runs it stood; "alike" where only its numbers varied."""
-
-    audit: str
-    text: str
-    runs: int
-    alike: bool
 
 
 class Control(NamedTuple):
@@ -54,33 +44,9 @@ class Classes(NamedTuple):
     lines: tuple[tuple[int, tuple[Spread | None, ...]], ...]
 
 
-def caveats(records: Iterable[Record]) -> list[Caveat]:
-    """Each sentence once; sentences that differ only in their numbers are one."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for record in records:
-        for audit, finding in names.audits(record):
-            for text in dict.fromkeys(finding.caveats):
-                found.setdefault((audit, re.sub(r"[\d.,]*\d", "#", text)), []).append(text)
-    return [Caveat(audit, texts[0], len(texts), len(set(texts)) > 1) for (audit, _), texts in found.items()]
-
-
-def why(row: Row, shared: Sequence[Caveat]) -> list[str]:
-    """Why its verdicts fell so: the measures outside the band, and the caveats that not every run shares."""
-    told, count = [], row.count
-    if row.outside:
-        where = [name + (f" ({n} of {count})" if n < count else "") for name, n in row.outside.items()]
-        told.append("Outside the band of the retrains: " + ", ".join(where) + ".")
-    elif any(
-        math.isfinite(row.values[f"band.{name}"].low) for name in MEASURES if f"band.{name}" in row.values
-    ):
-        told.append("Inside the band of the retrains by every measure.")
-    common = {(caveat.audit, caveat.text) for caveat in shared}
-    for caveat in (c for c in caveats(row.records) if (c.audit, c.text) not in common):
-        often = f"{caveat.runs} of {count} runs" if caveat.runs < count else "every run" if count > 1 else ""
-        told.append(
-            caveat.text + (f" ({often}{', with other numbers' if caveat.alike else ''})" if often else "")
-        )
-    return told
+def runs_of(panel: Panel) -> list[Record]:
+    """The runs in which something was unlearned from this start."""
+    return [run for row in panel.rows if row.kind != "original" for run in row.records]
 
 
 def controls(panel: Panel) -> list[Control]:
@@ -149,9 +115,8 @@ def origins(panel: Panel) -> list[Origin]:
 def costs(panel: Panel) -> Sequence[tuple[Row, Mapping[str, str]]]:
     """What unlearning looked at and took, beside its seconds."""
     told = []
-    fresh = next(
-        (row.values["RTE"].mean for row in panel.rows if row.kind == "retrain" and "RTE" in row.values), 0.0
-    )
+    anew = (row for row in panel.rows if row.kind in {"retrain", "reference"} and "RTE" in row.values)
+    fresh = next((row.values["RTE"].mean for row in anew), 0.0)
     for row in panel.rows:
         traces = [trace for run in row.records if (trace := run.unlearning)]
         if row.kind == "original" or not traces:
@@ -184,20 +149,17 @@ def preparation(panel: Panel) -> list[tuple[str, Spread]]:
 
 def splits(records: Iterable[Record]) -> tuple[list[str], list[tuple[str, str, list[str], str]]]:
     """Roles; and for each split its request, the seeds that used it, its rows by role, and its hash."""
-    found: dict[str, tuple[Record, list[int]]] = {}
+    found: dict[str, tuple[Record, set[int]]] = {}
     for record in records:
-        seeds = found.setdefault(json.dumps([record.request, dict(record.split)], default=str), (record, []))[
-            1
-        ]
-        seeds.append(names.seed(record))
-    roles = list(
-        dict.fromkeys(k for r, _ in found.values() for k, v in r.split.items() if isinstance(v, int))
-    )
+        mark = json.dumps([record.request, record.split], sort_keys=True, default=str)
+        found.setdefault(mark, (record, set()))[1].add(names.seed(record))
+    roles = list(dict.fromkeys(role for record, _ in found.values() for role in names.counts(record)))
     told = []
     for record, seeds in found.values():
-        counts = [f"{v:,}" if isinstance(v := record.split.get(role), int) else "–" for role in roles]
-        code = str(record.split.get("hash") or record.hashes.get("split", ""))
-        told.append((record.request, ", ".join(map(str, sorted(set(seeds)))), counts, code))
+        sizes = names.counts(record)
+        cells = [f"{sizes[role]:,}" if role in sizes else NONE for role in roles]
+        code = str(record.split.get("hash", ""))
+        told.append((record.request, ", ".join(map(str, sorted(seeds))), cells, code))
     return roles, told
 
 
@@ -234,7 +196,7 @@ def _origin(row: Row, trace: StepTrace, leak: bool) -> str:
     else:
         told = "These weights never saw the forget rows."
     if leak:
-        told += " The mask did: it was chosen by weights that had seen them."
+        told += f" {'The mask, too,' if seen else 'But the mask'} was chosen by weights that had seen them."
         if row.kind == "retrain":
             told += " So this retrain keeps something of them: compare with a dense one, "
             told += "or choose the mask again without them."

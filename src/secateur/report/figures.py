@@ -1,46 +1,26 @@
-"""Figures: inline SVG by matplotlib. Text stays text, bytes repeat, the page's CSS gives the colours."""
+"""Figures: what a page draws, as inline SVG."""
 
 from __future__ import annotations
 
-import html
-import io
 import math
-import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from secateur.report.rows import MEASURES, Row
 from secateur.report.spread import Spread, seconds
+from secateur.report.svg import ACCENT, BAND, HAIR, INK, MUTED, PAPER, clean, drawing, svg
 from secateur.report.tables import Panel
 
-# drawn with colours that nobody would choose, then named: light, dark and paper each bring their own
-INK, MUTED, HAIR, BAND, ACCENT, PAPER = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
-_VARIABLES = {INK: "ink", MUTED: "muted", HAIR: "hair", BAND: "band", ACCENT: "accent", PAPER: "paper"}
 _MARKS: dict[str, dict[str, Any]] = {  # shape and filling tell them apart, not colour alone
     "original": {"marker": "o", "markerfacecolor": PAPER, "markeredgecolor": MUTED, "color": MUTED},
     "retrain": {"marker": "D", "markerfacecolor": INK, "markeredgecolor": PAPER, "color": INK},
     "method": {"marker": "o", "markerfacecolor": ACCENT, "markeredgecolor": PAPER, "color": ACCENT},
 }
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "secateur",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.parse_math": False,  # a label is somebody's text
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": HAIR,
-    "axes.facecolor": "none",
-    "xtick.color": HAIR,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": INK,
-}
+_MARKS["reference"] = _MARKS["retrain"]
 _WIDTH, _RIGHT, _TOP, _BOTTOM = 10.0, 0.3, 0.72, 0.52  # inches
 _PITCH, _HEAD, _LABEL = 0.27, 0.42, 34
 
@@ -62,7 +42,7 @@ def gaps(panels: Sequence[Panel], name: str) -> str:
     shown = [(panel, rows) for panel, rows in shown if rows]
     if not shown:
         return ""
-    with mpl.rc_context(_STYLE):
+    with drawing():
         figure, axes, middle = _grid(shown, columns=len(MEASURES), top=_TOP)
         for column, measure in enumerate(MEASURES):
             axes[0][column].annotate(
@@ -89,7 +69,7 @@ def gaps(panels: Sequence[Panel], name: str) -> str:
                     )
                 ax.axvline(0, color=INK, linewidth=0.9, zorder=1)
                 for place, row in enumerate(rows):
-                    _mark(ax, place, row, row.values.get(f"gap.{measure}"), scale=100)
+                    _mark(ax, place, row, row.values.get(f"gap.{measure}"))
                 ax.set_xlim(*limits)
                 ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
                 _rows(ax, rows if column == 0 else [], len(rows), last=line == len(shown) - 1)
@@ -101,7 +81,7 @@ def gaps(panels: Sequence[Panel], name: str) -> str:
             color=MUTED,
         )
         told = "; ".join(_gap_words(panel, rows) for panel, rows in shown)
-        return _svg(figure, name, f"Gaps to Retrain: {panels[0].request}", told)
+        return svg(figure, name, f"Gaps to Retrain: {panels[0].request}", told)
 
 
 def cost(panels: Sequence[Panel], name: str) -> str:
@@ -120,7 +100,7 @@ def cost(panels: Sequence[Panel], name: str) -> str:
         return ""
     times = [t for _, rows in shown for row in rows for t in row.values["RTE"].each if t > 0]
     log = max(times) / min(times) > 20
-    with mpl.rc_context(_STYLE):
+    with drawing():
         figure, axes, middle = _grid(shown, columns=1, top=0.42)
         for line, ((_, rows), (ax,)) in enumerate(zip(shown, axes, strict=True)):
             if log:
@@ -133,7 +113,7 @@ def cost(panels: Sequence[Panel], name: str) -> str:
                 ax.set_xlim(0, max(times) * 1.15)
             ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
             for place, row in enumerate(rows):
-                _mark(ax, place, row, row.values["RTE"], scale=1)
+                _mark(ax, place, row, row.values["RTE"])
                 end = max(row.values["RTE"].each)
                 ax.annotate(
                     f"{seconds(_time(row))} s",
@@ -150,7 +130,7 @@ def cost(panels: Sequence[Panel], name: str) -> str:
             f"{panel.start}: " + ", ".join(f"{row.label} {seconds(_time(row))} s" for row in rows)
             for panel, rows in shown
         )
-        return _svg(figure, name, f"Run time of unlearning: {panels[0].request}", told)
+        return svg(figure, name, f"Run time of unlearning: {panels[0].request}", told)
 
 
 def _grid(
@@ -187,10 +167,10 @@ def _rows(ax: Axes, rows: Sequence[Row], count: int, *, last: bool) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _mark(ax: Axes, place: int, row: Row, spread: Spread | None, *, scale: float) -> None:
+def _mark(ax: Axes, place: int, row: Row, spread: Spread | None) -> None:
     if not spread or not spread.n:
         return
-    mark = _MARKS[row.kind]
+    mark, scale = _MARKS[row.kind], spread.scale
     middle = spread.mean * scale
     if spread.std is not None:
         reach = spread.std * scale
@@ -223,8 +203,8 @@ def _mark(ax: Axes, place: int, row: Row, spread: Spread | None, *, scale: float
 
 
 def _limits(spreads: Sequence[Spread]) -> tuple[float, float]:
-    values = [0.0] + [v * 100 for spread in spreads for v in spread.each]
-    values += [(s.mean + sign * s.std) * 100 for s in spreads if s.std is not None for sign in (-1, 1)]
+    values = [0.0] + [v * s.scale for s in spreads for v in s.each]
+    values += [(s.mean + sign * s.std) * s.scale for s in spreads if s.std is not None for sign in (-1, 1)]
     room = max(0.08 * (max(values) - min(values)), 0.25)
     return min(values) - room, max(values) + room
 
@@ -234,7 +214,7 @@ def _band(panel: Panel, measure: str) -> tuple[float, float] | None:
     found = sorted(panel.rows, key=lambda row: row.kind != "method")
     for band in (row.values[f"band.{measure}"] for row in found if f"band.{measure}" in row.values):
         if math.isfinite(band.low) and math.isfinite(band.high):
-            return (band.low - band.mean) * 100, (band.high - band.mean) * 100
+            return (band.low - band.mean) * band.scale, (band.high - band.mean) * band.scale
     return None
 
 
@@ -251,29 +231,5 @@ def _time(row: Row) -> float:
 
 
 def _short(text: str, width: int) -> str:
-    clean = "".join(c if c.isprintable() else " " for c in text).encode("utf-8", "replace").decode()
-    return clean if len(clean) <= width else clean[: width - 1] + "…"
-
-
-def _svg(figure: Figure, name: str, title: str, told: str) -> str:
-    buffer = io.StringIO()
-    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": f"secateur {name}"}):
-        warnings.filterwarnings("ignore", message="Glyph")  # the reader's font draws the text, not ours
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    width, height = (round(inches * 72, 1) for inches in figure.get_size_inches())
-    body = buffer.getvalue().partition("<svg")[2].partition(">")[2]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body).replace("xlink:href", "href")
-    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body))
-    kept = {one or other for one, other in used}
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in kept else "", body)
-    body = re.sub(r"(font-family: |font: [^;\"']*)'[^;\"]*", r"\1var(--sans)", body)
-    body = re.sub(r"\n\s*", "\n", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
-    name = html.escape(name)
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title {name}-desc">'
-        f'<title id="{name}-title">{html.escape(title)}</title>'
-        f'<desc id="{name}-desc">{html.escape(told)}</desc>{body.strip()}'
-    )
+    text = clean(text)
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -13,9 +13,18 @@ from secateur.report.spread import percent
 
 _CONTROL = re.compile(r"retrain\[(\d+)\]\.([^\[\]]+)")
 
+_ELSEWHERE = {
+    "data",
+    "model",
+    "step",
+    "audit",
+    "grid",
+    "seed",
+}  # told as data, model, start, method and seeds
+
 
 class Retrain(NamedTuple):
-    """A retrained model: its key in the store, its seed, the seconds of all its steps, its estimates."""
+    """A retrained model: its key in the store, its seed, the seconds of retraining, its estimates."""
 
     key: str
     seed: int | None
@@ -29,11 +38,9 @@ def settings(runs: Sequence[Record]) -> list[str]:
     for run in runs:
         data, model = _mapping(run.plan.get("data")), _mapping(run.plan.get("model"))
         base = " · ".join(str(part["use"]) for part in (data, model) if part.get("use"))
-        things.append((
-            "",
-            base,
-            flat({k: v for k, v in data.items() if k != "forget"}, "data.") | flat(model, "model."),
-        ))
+        rest = {key: given for key, given in run.plan.items() if key not in _ELSEWHERE}
+        data = {key: given for key, given in data.items() if key != "forget"}
+        things.append(("", base, flat(data, "data.") | flat(model, "model.") | flat(rest)))
     return [_joined(base, detail) or "unnamed data" for base, detail in _told_apart(things)]
 
 
@@ -95,6 +102,12 @@ def seed(run: Record) -> int:
     return found if isinstance(found, int) else 0
 
 
+def counts(run: Record) -> dict[str, int]:
+    """Rows by role."""
+    found = run.split.get("rows")
+    return {role: n for role, n in found.items() if isinstance(n, int)} if isinstance(found, Mapping) else {}
+
+
 def training(run: Record) -> str:
     """One name for all runs that started from the same trained model and the same rows."""
     return json.dumps(
@@ -123,14 +136,16 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def value(given: Any) -> str:
     """A knob's value as text.
 
-    >>> value(0.0005), value("keep"), value(True), value([0, 2])
-    ('0.0005', 'keep', 'true', '[0, 2]')
+    >>> value(0.0005), value("keep"), value(True), value(None), value([0, 2])
+    ('0.0005', 'keep', 'true', 'none', '[0, 2]')
 
     Returns:
         Text.
     """
     if isinstance(given, float):
         return f"{given:g}"
+    if given is None:
+        return "none"
     return given if isinstance(given, str) else json.dumps(given, default=str)
 
 

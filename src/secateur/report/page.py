@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from secateur.errors import DataError, StoreError
 from secateur.record import Record
-from secateur.report import facts, figures, names, words
+from secateur.report import caveats, facts, figures, names, words
 from secateur.report.plans import plan_text
-from secateur.report.rows import MEASURES, Row
+from secateur.report.rows import MEASURES, VERDICTS, Row
 from secateur.report.spread import Spread, plural
 from secateur.report.tables import NOISE_FLOOR, Panel, panels, summarise
 
@@ -44,9 +43,10 @@ class Chapter(NamedTuple):
 
     setting: str
     request: str
+    size: str
     panels: list[Panel]
-    gaps: Markup
-    cost: Markup
+    gaps: str
+    cost: str
     runs: list[Runs]
 
 
@@ -110,15 +110,14 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
     rows = summarise(records)
     found = panels(rows)
     several = len({row.setting for row in rows}) > 1
-    all_caveats = facts.caveats(records)
-    shared = [c for c in all_caveats if c.runs == _runs_of(c.audit, records)]
     chapters = [
         Chapter(
             setting if several else "",
             request,
+            _size(group),
             list(group),
-            Markup(figures.gaps(group, f"gaps-{i}")),
-            Markup(figures.cost(group, f"cost-{i}")),
+            figures.gaps(group, f"gaps-{i}"),
+            figures.cost(group, f"cost-{i}"),
             [
                 Runs(panel.start, row, _lines(row), plan_text(row.records[0].plan))
                 for panel in group
@@ -137,6 +136,7 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "panels": found,
         "settings": list(dict.fromkeys(row.setting for row in rows)),
         "several": several,
+        "several_places": len(found) > 1,
         "records": records,
         "rows": rows,
         "measures": MEASURES,
@@ -148,8 +148,10 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "seeds": sorted({names.seed(record) for record in records}),
         "single": all(row.count == 1 for row in rows if row.kind != "reference"),
         "tally": _counted(rows),
-        "shared": shared,
-        "caveats": all_caveats,
+        "audits": list(dict.fromkeys(finding.audit for record in records for finding in record.findings)),
+        "references": _references(records),
+        "shared": caveats.shared(records),
+        "unsaid": not caveats.caveats(records),
         "steps": {panel.start: [name for name, _ in facts.preparation(panel)] for panel in found},
         "noise_floor": NOISE_FLOOR if any(row.kind == "retrain" for row in rows) else "",
         "leak": any(words.leaky(row) for row in rows),
@@ -162,7 +164,26 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "settings_of_runs": facts.variants((record.run for record in records), leave=("seed",)),
         "cards": facts.cards(records),
         "facts": facts,
+        "caveats": caveats,
     }
+
+
+def _size(group: Sequence[Panel]) -> str:
+    """How many rows were to be forgotten, where all runs agree."""
+    runs = [run for panel in group for row in panel.rows for run in row.records]
+    found = {tuple(names.counts(run).get(role, 0) for role in ("forget", "retain")) for run in runs}
+    if len(found) != 1 or found == {(0, 0)}:
+        return ""
+    forget, retain = found.pop()
+    return f"{forget:,} of {plural(forget + retain, 'training row')}"
+
+
+def _references(records: Sequence[Record]) -> str:
+    """How many retrained models each run was compared with."""
+    found = sorted({len(names.retrains([record])) for record in records} - {0})
+    if not found:
+        return ""
+    return plural(found[0], "model") if len(found) == 1 else f"{found[0]} to {found[-1]} models"
 
 
 def _by_request(found: Sequence[Panel]) -> list[tuple[tuple[str, str], list[Panel]]]:
@@ -186,15 +207,11 @@ def _counted(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     told: dict[str, dict[str, int]] = {}
     for row in judged:
         for audit, found in row.verdicts.items():
-            counts = told.setdefault(audit, {})
+            counts = told.setdefault(audit, dict.fromkeys(VERDICTS, 0))
             for verdict, n in found.items():
-                counts[verdict] = counts.get(verdict, 0) + n
+                counts[verdict] += n
     return told
 
 
 def _unlearned(row: Row) -> bool:
     return any(run.unlearn is not None for run in row.records)
-
-
-def _runs_of(audit: str, records: Sequence[Record]) -> int:
-    return sum(any(name == audit for name, _ in names.audits(record)) for record in records)

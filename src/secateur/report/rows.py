@@ -15,8 +15,9 @@ from secateur.report.spread import Spread
 Kind = Literal["original", "reference", "retrain", "method"]
 
 MEASURES = ("UA", "MIA-Efficacy", "RA", "TA")
+VERDICTS = ("pass", "fail", "inconclusive")
 KINDS: tuple[Kind, ...] = ("original", "reference", "retrain", "method")
-_PLAIN = re.compile(r"(gap\.|band\.)?(UA|MIA-Efficacy|RA|TA)(\[.*\])?|disparity")
+_PLAIN = re.compile(r"(gap\.|band\.)?(UA|MIA-Efficacy|RA|TA)(\[.*\])?|disparity|held-out\.inside")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Row:
     Attributes:
         setting: Data and model.
         request: What was asked to be forgotten, in words.
-        start: What unlearning started from: "dense", "90 % sparse", and more where that does not do.
+        start: What unlearning started from: "dense", "90 % sparse", and more where needed.
         sparsity: Share of zeros before unlearning.
         kind: "original" (before unlearning), "retrain" (runs of that method), "method", or "reference": the
             retrained models of the audits, where no run of retrain stands beside them.
@@ -35,11 +36,11 @@ class Row:
         knobs: All knobs of the unlearning step, flat.
         count: How many runs (originals: trainings; references: models).
         seeds: Their seeds, where known.
-        values: Name to number: "UA", "gap.UA", "band.UA", "disparity" ... as estimates are named; "audit/name"
-            for other audits; "RTE" the seconds of unlearning, "zeros" the sparsity afterwards, "train" the
-            original's train accuracy.
+        values: Name to number: "UA", "gap.UA", "band.UA", "disparity" ... as estimates are named;
+            "audit/name" for other audits; "RTE" the seconds of unlearning, "zeros" the sparsity afterwards,
+            "train" the original's train accuracy.
         verdicts: Audit to verdict to number of runs.
-        outside: Measure to the number of runs whose value lies outside the band of the retrains.
+        outside: Measure to the number of runs "above" and "below" the band of the retrains.
         records: The runs; none for references.
     """
 
@@ -55,7 +56,7 @@ class Row:
     seeds: tuple[int, ...]
     values: Mapping[str, Spread]
     verdicts: Mapping[str, Mapping[str, int]]
-    outside: Mapping[str, int]
+    outside: Mapping[str, Mapping[str, int]]
     records: tuple[Record, ...]
 
     @property
@@ -95,15 +96,18 @@ def of_methods(place: Place, method: str, detail: str, runs: Sequence[Record]) -
     """
     told = [_told(run, "") | _afterwards(run) for run in runs]
     verdicts: dict[str, dict[str, int]] = {}
-    outside = dict.fromkeys(MEASURES, 0)
+    outside: dict[str, dict[str, int]] = {name: {} for name in MEASURES}
     for run, found in zip(runs, told, strict=True):
         for audit, finding in names.audits(run):
             if finding.verdict:
-                counts = verdicts.setdefault(audit, dict.fromkeys(("pass", "fail", "inconclusive"), 0))
+                counts = verdicts.setdefault(audit, dict.fromkeys(VERDICTS, 0))
                 counts[finding.verdict] += 1
         for name in MEASURES:
             if name in found and (band := found.get(f"band.{name}")):
-                outside[name] += found[name].value < band.low or found[name].value > band.high
+                value = found[name].value
+                side = "below" if value < band.low else "above" if value > band.high else ""
+                if side:
+                    outside[name][side] = outside[name].get(side, 0) + 1
     trace = runs[0].unlearning
     return Row(
         **place._asdict(),
@@ -116,7 +120,7 @@ def of_methods(place: Place, method: str, detail: str, runs: Sequence[Record]) -
         seeds=tuple(names.seed(run) for run in runs),
         values=_spreads(told),
         verdicts={audit: {v: n for v, n in counts.items() if n} for audit, counts in verdicts.items()},
-        outside={name: n for name, n in outside.items() if n},
+        outside={name: sides for name, sides in outside.items() if sides},
         records=tuple(runs),
     )
 
@@ -154,7 +158,10 @@ def of_references(place: Place, runs: Sequence[Record]) -> Row | None:
         The row; None without such models.
     """
     found = names.retrains(runs)
-    told = [{name: e for name, e in retrain.told.items() if _PLAIN.fullmatch(name)} for retrain in found]
+    told = []
+    for retrain in found:
+        took = _measured("RTE", math.nan if retrain.seconds is None else retrain.seconds, "seconds", "lower")
+        told.append({name: e for name, e in retrain.told.items() if _PLAIN.fullmatch(name)} | took)
     seeds = [retrain.seed for retrain in found if retrain.seed is not None]
     if not found:
         return None
@@ -208,10 +215,8 @@ def _afterwards(run: Record) -> dict[str, Estimate]:
 
 
 def _train_accuracy(run: Record, told: Mapping[str, Estimate]) -> float:
-    forget, retain = run.split.get("forget"), run.split.get("retain")
-    if not isinstance(forget, int) or not isinstance(retain, int) or not forget + retain:
-        return math.nan
-    if not {"UA", "RA"} <= told.keys():
+    forget, retain = (names.counts(run).get(role, 0) for role in ("forget", "retain"))
+    if not forget + retain or not {"UA", "RA"} <= told.keys():
         return math.nan
     return (forget * (1 - told["UA"].value) + retain * told["RA"].value) / (forget + retain)
 

@@ -60,13 +60,16 @@ class Spread:
         """Their sample standard deviation; None with fewer than two."""
         return float(np.std(self.each, ddof=1)) if self.n > 1 else None
 
+    @property
+    def scale(self) -> float:
+        """From the unit to what people read: percent, or points, for shares."""
+        return 100.0 if self.unit == "share" else 1.0
+
     def number(self, value: float) -> str:
         """A value of this unit as people read it: shares in percent; minus zero is zero."""
         if self.unit == "seconds":
             return seconds(value)
-        return fixed(
-            value * 100 if self.unit == "share" else value, 1 if self.unit in {"share", "points"} else 3
-        )
+        return fixed(value * self.scale, 1 if self.unit in {"share", "points"} else 3)
 
     @property
     def middle(self) -> str:
@@ -110,8 +113,8 @@ def fixed(value: float, digits: int) -> str:
 def seconds(value: float) -> str:
     """Seconds, with the digits that are worth reading.
 
-    >>> seconds(0.514), seconds(52.34), seconds(2593.1)
-    ('0.51', '52.3', '2,593')
+    >>> seconds(0.0053), seconds(0.514), seconds(52.34), seconds(2593.1)
+    ('0.005', '0.51', '52.3', '2,593')
 
     Returns:
         Text.
@@ -159,7 +162,7 @@ def percent(share: float) -> str:
 
 
 def _digits(value: float) -> int:
-    return 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return 3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
 
 
 def _mean(values: Iterable[float]) -> float:

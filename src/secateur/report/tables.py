@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -95,16 +95,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False)
         if panel.train:
             console.print(f"[dim]train accuracy of the original: {panel.train} %[/dim]", highlight=False)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("method", min_width=12, overflow="fold")
-        for head in ("n", "UA", "MIA-Eff.", "RA", "TA", "disparity", "RTE [s]"):
-            table.add_column(escape(head), justify="right", no_wrap=True, min_width=len(head))
-        table.add_column("verdict", overflow="fold")
-        for row in panel.rows:
-            cells = [_cell(row, name) for name in (*MEASURES, "disparity", "RTE")]
-            verdict = escape(row.verdict).replace(", ", "\n").replace("; ", "\n")
-            table.add_row(escape(row.label), str(row.count), *cells, verdict)
-        console.print(table)
+        console.print(_table(panel, console.width))
     if rows:
         floor = NOISE_FLOOR if any(row.kind == "retrain" for row in rows) else ""
         console.print(
@@ -125,6 +116,30 @@ def rows_as_json(rows: Sequence[Row]) -> str:
     """
     told = [_plain(row) for row in rows]
     return json.dumps(told, indent=1, allow_nan=False, ensure_ascii=False, default=str) + "\n"
+
+
+def _table(panel: Panel, width: int) -> Table:
+    heads = ("method", "n", "UA", "MIA-Eff.", "RA", "TA", "disparity", "RTE [s]", "verdict")
+    lines = []
+    for row in panel.rows:
+        verdict = row.verdict.replace("inconclusive", "inconcl.")
+        verdict = verdict.replace(", ", "\n").replace("; ", "\n").replace(": ", ":\n")
+        cells = [_cell(row, name) for name in (*MEASURES, "disparity", "RTE")]
+        lines.append([row.label, str(row.count), *cells, verdict])
+    longest = [
+        max(len(part) for line in (heads, *lines) for part in line[i].split("\n")) for i in range(1, 9)
+    ]
+    needed = sum(longest) + min(max(len(row.label) for row in panel.rows), 15) + len(heads) + 1
+    if needed > width:  # the spread below its number
+        lines = [[line[0], *(cell.replace(" ", "\n", 1) for cell in line[1:8]), line[8]] for line in lines]
+    padding = int(not width - len(heads) < needed <= width)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False)
+    for head in heads:
+        side: Literal["left", "right"] = "left" if head in {"method", "verdict"} else "right"
+        table.add_column(escape(head), justify=side, no_wrap=head != "method", overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    return table
 
 
 def _cell(row: Row, name: str) -> str:

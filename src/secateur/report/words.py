@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TypeGuard
 
-from secateur.report.rows import Row
+from secateur.record import Record
+from secateur.report import names
+from secateur.report.rows import VERDICTS, Row
 from secateur.report.spread import Spread, duration, percent, plural
 from secateur.report.tables import Panel, panels
 
@@ -81,6 +83,11 @@ def summary(rows: Sequence[Row]) -> list[str]:
             told.append(" ".join(_one(judged[0], found[0])))
         else:
             told.append(" ".join(_many(found, judged)))
+    if any(len({_seeds(run) for run in row.records}) < len(row.records) for row in rows):
+        told.append(
+            "Some runs repeat the seeds of others in their row: their spread is that of repeats, and says "
+            "less than it seems to."
+        )
     if any(leaky(row) for row in rows):
         told.append(
             "Mind the masks: pruning masks in these runs were chosen by weights that had seen the forget "
@@ -95,11 +102,14 @@ def leaky(row: Row) -> bool:
     return bool(saw & {"pool", "forget"})
 
 
+def _seeds(run: Record) -> tuple[object, ...]:
+    return (*(step.seed for step in run.steps), run.split.get("hash"))
+
+
 def _one(row: Row, panel: Panel) -> list[str]:
-    split = row.records[0].split
-    forget, retain = split.get("forget"), split.get("retain")
+    forget, retain = (names.counts(row.records[0]).get(role, 0) for role in ("forget", "retain"))
     size = ""
-    if isinstance(forget, int) and isinstance(retain, int) and forget + retain:
+    if forget + retain:
         size = f", {forget:,} of {forget + retain:,} training rows ({percent(forget / (forget + retain))})"
     told = [f"One run was asked to forget “{row.request}”{size}."]
     told.append(f"It used {row.label} on the {row.start} model{_took(row, panel)}.")
@@ -124,29 +134,46 @@ def _one(row: Row, panel: Panel) -> list[str]:
 def _many(found: Sequence[Panel], judged: Sequence[Row]) -> list[str]:
     methods = [row for row in judged if row.kind == "method"]
     variants, kinds = len({row.label for row in methods}), len({row.method for row in methods})
-    names = (
+    by = (
         [plural(kinds, "method") + (f" in {variants} settings" if variants > kinds else "")]
         if methods
         else []
     )
-    names += ["retraining"] if len(methods) < len(judged) else []
+    by += ["retraining"] if len(methods) < len(judged) else []
     runs = plural(sum(row.count for row in judged), "run")
     seeds = plural(len({seed for row in judged for seed in row.seeds}), "seed")
     starts = f"{plural(len(found), 'starting point')} ({', '.join(panel.start for panel in found)})"
-    told = [f"{runs} unlearned “{judged[0].request}”: {' and '.join(names)}, from {starts}, over {seeds}."]
+    told = [f"{runs} unlearned “{judged[0].request}”: {' and '.join(by)}, from {starts}, over {seeds}."]
+    return [*told, *_nearest(found, methods), _verdicts(methods or judged)]
+
+
+def _nearest(found: Sequence[Panel], methods: Sequence[Row]) -> list[str]:
+    """The method nearest to Retrain, of those that moved by more than their runs scatter."""
+    panels_of = {id(row): panel for panel in found for row in panel.rows}
     ranked = [(gap.mean, i, row) for i, row in enumerate(methods) if _has(gap := row.values.get("disparity"))]
-    if ranked:
-        best = min(ranked)[2]
-        panel = next(panel for panel in found if best in panel.rows)
-        gap, before = best.values["disparity"], _of(panel, "original", "disparity")
-        spread = f" ± {gap.plus_minus}" if gap.plus_minus else ""
-        told.append(
-            f"Nearest to Retrain on average is {best.label} on the {best.start} model{_took(best, panel)}: "
-            f"{gap.middle}{spread} points over the four measures"
-            + (f", where the original was {before.middle}" if _has(before) else "")
-            + f"{_noise(panel)}."
-        )
-    return [*told, *_sparser(found), _verdicts(methods or judged)]
+    if not ranked:
+        return []
+    moved = []
+    for mean, i, row in ranked:
+        before = _of(panels_of[id(row)], "original", "disparity")
+        if not _has(before) or before.mean - mean > (row.values["disparity"].std or 0.0):
+            moved.append((mean, i, row))
+    if not moved:
+        return ["No method came clearly nearer to Retrain than its original."]
+    best = min(moved)[2]
+    panel, gap = panels_of[id(best)], best.values["disparity"]
+    before = _of(panel, "original", "disparity")
+    spread = f" ± {gap.plus_minus}" if gap.plus_minus else ""
+    first = "Nearest to Retrain on average is"
+    if min(ranked)[2] is not best:
+        first = "Of those that came clearly nearer to Retrain than their original, the nearest is"
+    return [
+        f"{first} {best.label} on the {best.start} model{_took(best, panel)}: "
+        f"{gap.middle}{spread} points over the four measures"
+        + (f", where the original was {before.middle}" if _has(before) else "")
+        + f"{_noise(panel)}.",
+        *_sparser(found),
+    ]
 
 
 def _sparser(found: Sequence[Panel]) -> list[str]:
@@ -177,13 +204,15 @@ def _verdicts(rows: Sequence[Row]) -> str:
         else:
             runs = plural(found.total(), "run") + (" of retrain" if rows[0].kind == "retrain" else "")
             told.append(
-                f"Verdicts of {audit} on {runs}: " + ", ".join(f"{n} {v}" for v, n in found.items()) + "."
+                f"Verdicts of {audit} on {runs}: "
+                + ", ".join(f"{found[v]} {v}" for v in VERDICTS if found[v])
+                + "."
             )
     return " ".join(told) or "No audit gave a verdict."
 
 
 def _took(row: Row, panel: Panel) -> str:
-    spent, anew = row.values.get("RTE"), _of(panel, "retrain", "RTE")
+    spent, anew = row.values.get("RTE"), _of(panel, "retrain", "RTE") or _of(panel, "reference", "RTE")
     if not _has(spent):
         return ""
     share = ""

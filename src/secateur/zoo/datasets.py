@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from secateur.data import Augment, stratified_order
+from secateur.data import Augment
+from secateur.rows import stratified_order
 
 
 @dataclass(frozen=True, kw_only=True)

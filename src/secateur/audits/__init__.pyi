@@ -1,0 +1,8 @@
+# Written by python tools/generate.py: types for names that are loaded lazily. Do not edit.
+
+from secateur.audits.accuracy import Accuracy as Accuracy
+from secateur.audits.mia_efficacy import MiaEfficacy as MiaEfficacy
+from secateur.audits.retrain_gap import RetrainGap as RetrainGap
+from secateur.card import Shelf
+
+shelf: Shelf

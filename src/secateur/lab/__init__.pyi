@@ -1,0 +1,12 @@
+# Written by python tools/generate.py: types for names that are loaded lazily. Do not edit.
+
+from secateur.lab.cost import Estimated as Estimated
+from secateur.lab.cost import estimate as estimate
+from secateur.lab.engine import run_grid as run_grid
+from secateur.lab.engine import run_plan as run_plan
+from secateur.lab.grid import expand as expand
+from secateur.lab.grid import load as load
+from secateur.lab.plan import Plan as Plan
+from secateur.lab.plan import read_plan as read_plan
+from secateur.lab.review import audit_run as audit_run
+from secateur.lab.store import Store as Store

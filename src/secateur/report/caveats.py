@@ -1,0 +1,84 @@
+"""Caveats: what the audits said beside their numbers, each sentence once and where it belongs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from secateur.record import Record
+from secateur.report import names
+from secateur.report.rows import MEASURES, Row
+
+_PLACED = re.compile(r"the candidate lies (in|out)side")
+
+
+class Caveat(NamedTuple):
+    """A sentence of audits.
+
+    Attributes:
+        mark: The sentence without its numbers.
+        audits: Who said it.
+        text: The sentence, as it first came.
+        runs: In how many runs it stood.
+        alike: Whether its numbers varied.
+    """
+
+    mark: str
+    audits: tuple[str, ...]
+    text: str
+    runs: int
+    alike: bool
+
+
+def caveats(records: Iterable[Record]) -> list[Caveat]:
+    """Each sentence once, whoever said it; sentences that differ only in their numbers are one."""
+    texts: dict[str, dict[str, None]] = {}
+    audits: dict[str, dict[str, None]] = {}
+    runs: dict[str, set[int]] = {}
+    for i, record in enumerate(records):
+        for audit, finding in names.audits(record):
+            for text in finding.caveats:
+                if _PLACED.match(text) and any(name.startswith("band.") for name in finding.estimates):
+                    continue  # ``why`` says it for all runs at once
+                mark = re.sub(r"[\d.,]*\d", "#", text)
+                texts.setdefault(mark, {})[text] = None
+                audits.setdefault(mark, {})[audit] = None
+                runs.setdefault(mark, set()).add(i)
+    return [
+        Caveat(mark, tuple(audits[mark]), next(iter(told)), len(runs[mark]), len(told) > 1)
+        for mark, told in texts.items()
+    ]
+
+
+def shared(records: Sequence[Record], told: Iterable[Caveat] = ()) -> list[Caveat]:
+    """The caveats of all these runs, as far as their audits looked at them, that were not told before."""
+    known = {caveat.mark for caveat in told}
+    found = []
+    for caveat in caveats(records):
+        looked = sum(any(audit in caveat.audits for audit, _ in names.audits(record)) for record in records)
+        if caveat.runs == looked and caveat.mark not in known:
+            found.append(caveat)
+    return found
+
+
+def why(row: Row, told: Iterable[Caveat]) -> list[str]:
+    """Why its verdicts fell so: the measures outside the band, and the caveats that were not told before."""
+    found, count = [], row.count
+    if row.outside:
+        where = []
+        for name, sides in row.outside.items():
+            each = [side if n == count else f"{side} in {n} of {count}" for side, n in sides.items()]
+            where.append(f"{name} ({', '.join(each)})")
+        found.append("Outside the band of the retrains: " + ", ".join(where) + ".")
+    elif any(
+        math.isfinite(row.values[f"band.{name}"].low) for name in MEASURES if f"band.{name}" in row.values
+    ):
+        found.append("Inside the band of the retrains by every measure.")
+    known = {caveat.mark for caveat in told}
+    for caveat in (caveat for caveat in caveats(row.records) if caveat.mark not in known):
+        often = f"{caveat.runs} of {count} runs" if caveat.runs < count else "every run" if count > 1 else ""
+        numbers = ", with other numbers" if caveat.alike else ""
+        found.append(caveat.text + (f" ({often}{numbers})" if often else ""))
+    return found

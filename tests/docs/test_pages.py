@@ -1,0 +1,80 @@
+"""The code on the pages is run, and their plans are read."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import secateur as sc
+from secateur import lab
+from secateur.lab.plan import TOP_KEYS
+from secateur.lab.starter import STARTER
+
+ROOT = Path(__file__).resolve().parents[2]
+_BLOCK = re.compile(r"^(<!-- tested: .*? -->\n)?```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def _blocks(page: str, language: str, *, marked: bool = False) -> list[str]:
+    found = _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [code for mark, kind, code in found if kind == language and (mark or not marked)]
+
+
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [("docs/add-a-method.md", "random_labels"), ("docs/add-an-audit.md", "confidence_auc")],
+)
+def test_worked_example_keeps_every_promise(page: str, module: str, here: Path) -> None:
+    code, check = _blocks(page, "python", marked=True)
+    assert code.startswith(f"# {module}.py\n")
+    (here / f"{module}.py").write_text(code, encoding="utf-8")
+    names: dict[str, object] = {}
+    exec(compile(check, page, "exec"), names)
+    promises = names["test_promises"]
+    assert callable(promises)
+    promises()
+
+
+def test_every_python_block_is_tested() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT))
+        assert _blocks(name, "python") == _blocks(name, "python", marked=True), name
+
+
+def test_the_method_in_a_plan_and_the_audit_of_its_run(here: Path) -> None:
+    (here / "random_labels.py").write_text(_blocks("docs/add-a-method.md", "python")[0], encoding="utf-8")
+    (here / "confidence_auc.py").write_text(_blocks("docs/add-an-audit.md", "python")[0], encoding="utf-8")
+    base = tomllib.loads(STARTER)
+    step = tomllib.loads(_blocks("docs/add-a-method.md", "toml")[0])["step"]
+    audit = tomllib.loads(_blocks("docs/add-an-audit.md", "toml")[0])["audit"]
+    (plan,) = lab.expand({**base, "step": [base["step"][0], *step], "audit": audit})
+    record = lab.run_plan(plan, here / "store")
+    assert record.method == "random_labels:RandomLabels"
+    assert record.findings[0].audit == "confidence-auc"
+    assert {"AUC", "before.AUC"} <= record.findings[0].estimates.keys()
+    from confidence_auc import ConfidenceAuc  # type: ignore[import-not-found]
+
+    (again,) = lab.audit_run(here / "store", record.key[:8], [ConfidenceAuc(level=0.99)])
+    assert again == record.findings[0]
+
+
+def test_the_plan_of_start_is_a_plan() -> None:
+    whole, grid = (tomllib.loads(block) for block in _blocks("docs/start.md", "toml"))
+    (plan,) = lab.expand(whole)
+    assert plan.unlearn == 1
+    assert plan.reference is not None
+    assert len(lab.expand({**whole, **grid})) == 3 * 2 * 2 * 2
+
+
+def test_start_names_every_key_of_a_plan() -> None:
+    told = (ROOT / "docs/start.md").read_text(encoding="utf-8")
+    assert [key for key in TOP_KEYS if not re.search(rf"^{key} *=|^\[+{key}\]", told, re.M)] == []
+    for how in ("class", "random", "rows"):
+        assert f'how = "{how}"' in told
+
+
+def test_choose_a_method_knows_the_methods() -> None:
+    told = (ROOT / "docs/choose-a-method.md").read_text(encoding="utf-8")
+    assert [name for name in sc.steps.shelf if f"methods.md#{name}" not in told] == []

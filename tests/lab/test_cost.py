@@ -1,0 +1,61 @@
+"""Estimates: what a grid needs, counted without training or writing anything."""
+
+import math
+
+import pytest
+
+from secateur.lab import estimate, expand, run_grid
+
+
+@pytest.fixture
+def table(tiny):
+    tiny["step"].insert(1, {"use": "magnitude", "as": "prune", "sparsity": 0.5})
+    tiny["audit"] = [{"use": "retrain-gap", "references": 2}]
+    tiny["grid"] = {
+        "seed": [0, 1],
+        "prune": [[], {"use": "magnitude", "sparsity": 0.5}],
+        "unlearn": [{"use": "fine-tune", "epochs": 2, "batch": 64}, {"use": "retrain", "epochs": 1}],
+    }
+    return tiny
+
+
+def counted(found):
+    return {one.step: (one.times, one.stored) for one in found}
+
+
+def test_it_counts_what_the_grid_will_take(table, tmp_path):
+    store = tmp_path / "store"
+    plans = expand(table)
+    found = estimate(plans, store)
+    assert not store.exists()
+    ended = run_grid(plans, store)
+    assert not ended.failures
+    assert counted(found) == {use: (ended.taken.count(use), 0) for use in dict.fromkeys(ended.taken)}
+    # and afterwards it knows that all of it is there, sparse references included
+    assert counted(estimate(plans, store)) == {use: (ended.taken.count(use),) * 2 for use in set(ended.taken)}
+
+
+def test_updates_are_counted_and_timed(table, tmp_path):
+    del table["grid"]
+    table["audit"] = [{"use": "accuracy"}]
+    table["step"][2]["epochs"] = 3
+    train, prune, unlearn = estimate(expand(table), tmp_path)
+    assert (train.step, train.updates) == ("train", math.ceil(359 / 64))
+    assert (unlearn.step, unlearn.updates) == ("fine-tune", 3 * math.ceil(322 / 64))
+    assert prune.updates is None
+    assert math.isnan(prune.seconds)
+    assert 0 < train.seconds < unlearn.seconds < 60
+    assert unlearn.seconds / train.seconds == pytest.approx(unlearn.updates / train.updates)
+
+
+def test_a_started_schedule_counts_from_its_start(tiny, tmp_path):
+    tiny["step"][0] |= {"epochs": 5, "start": 3}
+    assert estimate(expand(tiny), tmp_path)[0].updates == 2 * math.ceil(359 / 64)
+
+
+def test_a_part_of_the_store_is_known(table, tmp_path):
+    plans = expand(table)
+    run_grid(plans[:1], tmp_path)
+    assert counted(estimate(plans, tmp_path)) == {
+        "train": (2, 1), "fine-tune": (4, 1), "retrain": (10, 2), "magnitude": (2, 0),
+    }  # fmt: skip

@@ -1,0 +1,179 @@
+"""The page in a real browser: Debian's chromium, headless, with a profile of its own and no network."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+
+import pytest
+
+from secateur.report import write_page
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run --hide-scrollbars"
+)
+HEADINGS = (
+    "Request",
+    "Results",
+    "Verdicts and caveats",
+    "Cost",
+    "Controls",
+    "Provenance",
+    "Splits",
+    "Runs",
+    "Environment",
+    "Cards",
+    "Glossary",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        missing = (
+            "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(f"{missing}, and CI must not skip this test")
+        pytest.skip(missing)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(grid, run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    long = "a_request_without_any_space_" * 6
+    return {
+        "grid": write_page(grid, folder / "grid.html"),
+        "one": write_page([run()], folder / "one.html"),
+        "long": write_page([run("fine-tune", request=long, knobs={"note": long})], folder / "long.html"),
+    }
+
+
+def show(browser, path, *, width=1280, scheme="light"):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(path.as_uri())
+
+
+def background(browser):
+    told = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    return [int(part) for part in re.findall(r"\d+", told)[:3]]
+
+
+@pytest.mark.parametrize("name", ["grid", "one", "long"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out_and_nothing_is_fetched(browser, pages, name, width):
+    show(browser, pages[name], width=width)
+    for opened in (False, True):
+        browser.execute_script(
+            f"document.querySelectorAll('details').forEach(d => d.open = {str(opened).lower()})"
+        )
+        inner, outer = browser.execute_script(
+            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert outer == width
+        assert inner <= width
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.get_log("browser") == []
+
+
+def test_light_is_light_and_dark_is_dark(browser, pages):
+    show(browser, pages["grid"])
+    assert min(background(browser)) > 230
+    show(browser, pages["grid"], scheme="dark")
+    assert max(background(browser)) < 50
+    colour = "return getComputedStyle(document.querySelector('figure svg text')).fill"
+    assert min(int(part) for part in re.findall(r"\d+", browser.execute_script(colour))[:3]) > 120
+
+
+def test_text_stands_out_in_both_schemes(browser, pages):
+    for scheme in ("light", "dark"):
+        show(browser, pages["grid"], scheme=scheme)
+        for selector in (
+            "p.note",
+            ".verdict.fail",
+            ".verdict.pass",
+            "td",
+            ".muted",
+            "nav a",
+            ".honest",
+            ".warn",
+        ):
+            assert contrast(browser, selector) >= 4.5, (scheme, selector)
+
+
+def contrast(browser, selector):
+    """WCAG's ratio between an element's text and the first opaque ground behind it."""
+    script = """
+      let at = document.querySelector(arguments[0]); const text = getComputedStyle(at).color;
+      const parse = c => c.match(/[\\d.]+/g).map(Number);
+      for (; at; at = at.parentElement) {
+        const c = parse(getComputedStyle(at).backgroundColor);
+        if (c.length < 4 || c[3] === 1) return [parse(text), c];
+      }"""
+    light = []
+    for colour in browser.execute_script(script, selector):
+        parts = [v / 255 for v in colour[:3]]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+def test_details_open_without_javascript(browser, pages):
+    show(browser, pages["grid"])
+    browser.execute_script("document.querySelector('details').id = 'first'")
+    first = browser.find_element("id", "first")
+    first.find_element("tag name", "summary").click()
+    assert first.get_attribute("open")
+
+
+def test_all_sections_are_printed(browser, pages, grid):
+    show(browser, pages["grid"], scheme="dark")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    hidden = """return [...document.querySelectorAll('section h2, details table, details pre')]
+      .filter(e => !e.checkVisibility({contentVisibilityAuto: true})).length"""
+    assert browser.execute_script(hidden) == 0
+    assert [h.text.split(" what")[0] for h in browser.find_elements("css selector", "section h2")] == list(
+        HEADINGS
+    )
+    assert min(background(browser)) == 255
+    told = browser.execute_cdp_cmd(
+        "Page.printToPDF",
+        {
+            "preferCSSPageSize": True,
+            "printBackground": True,
+            "generateDocumentOutline": True,
+            "generateTaggedPDF": True,
+        },
+    )
+    pdf = base64.b64decode(told["data"])
+    assert pdf.startswith(b"%PDF")
+    assert outline(pdf) >= {*HEADINGS, "RA by class dense"}  # the last stands in a closed <details>
+    assert 10 < len(re.findall(rb"/Type\s*/Page\b", pdf)) < 60
+
+
+def outline(pdf):
+    """The headings that the printed file lists."""
+    """The headings that the printed file lists, as chromium writes them: plain, or in UTF-16 with a mark."""
+    titles = set()
+    for found in re.findall(rb"/Title\s*\(((?:[^()\\]|\\.)*)\)", pdf):
+        titles.add(found.decode("latin-1").split(" what")[0])
+    return titles
