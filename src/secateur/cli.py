@@ -229,7 +229,7 @@ def card(
     )
     table = Table("knob", "type", "default", "meaning", box=None, header_style="bold", pad_edge=False)
     for knob in told:
-        table.add_row(knob.name, knob.type, knob.default, knob.help)
+        table.add_row(knob.name, knob.type, knob.default.replace("null", "none"), knob.help)
     console.print(table, markup=False)
 
 
@@ -337,11 +337,9 @@ def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
     console = Console()
     console.print(table)
     total = sum(one.seconds for one in found if not math.isnan(one.seconds))
-    console.print(
-        f"{len(plans)} runs, about {total:,.0f} s of training here, judging apart; nothing was trained or "
-        "written",
-        highlight=False,
-    )
+    runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
+    told = f"{runs}, about {total:,.0f} s of training here, judging apart; nothing was trained or written"
+    console.print(told, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -354,7 +352,7 @@ def _bars() -> Iterator[_Bars]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield _Bars(progress)
 
 

@@ -156,7 +156,9 @@ class State:
             The state; ``model`` is changed in place.
         """
         fill(self.model, masks)
-        return replace(self, masks=dict(masks), masks_saw=self.masks_saw | self.weights_saw | saw)
+        same = masks.keys() == self.masks.keys() and all(torch.equal(masks[k], self.masks[k]) for k in masks)
+        seen = self.masks_saw if same else self.masks_saw | self.weights_saw | saw
+        return replace(self, masks=dict(masks), masks_saw=seen)
 
     def rewound(self, name: str) -> State:
         """The same state with the weights and buffers of a mark; masks stay.

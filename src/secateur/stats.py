@@ -203,7 +203,8 @@ def mia_efficacy(
     for side in sides:
         sample = members == "sampled" and len(side) > count
         learned.append(side[np.sort(rng.choice(len(side), count, replace=False))] if sample else side[:count])
-    predictor = SVC(C=3, gamma="auto", kernel="rbf")
+    # without a random_state the fit would draw from numpy's global stream; its result does not depend on it
+    predictor = SVC(C=3, gamma="auto", kernel="rbf", random_state=0)
     predictor.fit(np.concatenate(learned)[:, None], np.repeat([1, 0], count))
     return float((predictor.predict(asked[:, None]) == 0).mean())
 

@@ -26,8 +26,9 @@ def _files() -> Iterator[Path]:
     here = [path for path in ROOT.iterdir() if path.is_file()]
     below = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
     for path in sorted(here + below):
-        hidden = any(part in {"__pycache__"} or part.endswith(".egg-info") for part in path.parts)
-        if path.is_file() and path.suffix in TEXT and path.name != ".gitignore" and not hidden:
+        made = any(part == "__pycache__" or part.endswith(".egg-info") for part in path.parts)
+        dotted = path.name.startswith(".") and not path.suffix  # .git, .gitignore, .coverage
+        if path.is_file() and path.suffix in TEXT and not made and not dotted:
             yield path
 
 

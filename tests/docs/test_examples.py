@@ -38,7 +38,6 @@ def test_your_model(tmp_path: Path) -> None:
     path = str(ROOT / "examples" / "your_model.py")
     done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
     said = done.stdout
     assert _percent(said, "UA") > _percent(said, "before.UA") + 20
     assert "retrain-gap: inconclusive" in said

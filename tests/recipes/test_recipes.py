@@ -1,0 +1,55 @@
+"""Every recipe that ships parses, expands, and stands: data loads, models build, its cost can be told."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from secateur.lab import estimate, expand, load, run_grid
+
+ROOT = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(ROOT.rglob("*.toml"))
+
+
+def test_there_are_recipes():
+    assert ROOT / "demo.toml" in RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_it_stands(path, tmp_path):
+    store = tmp_path / "store"
+    plans = expand(load(path), source=str(path))
+    cells = 1
+    for values in tomllib.loads(path.read_text()).get("grid", {}).values():
+        cells *= len(values)
+    assert len(plans) == cells
+    found = estimate(plans, store)
+    assert found
+    assert all(one.stored == 0 < one.times for one in found)
+    assert not store.exists()
+
+
+def test_the_demo_runs(tmp_path):
+    small = ["grid.seed=[0]", "data.test=0.8", "model.width=2", "train.epochs=2"]
+    table = load(ROOT / "demo.toml", small)
+    for entry in table["grid"]["unlearn"]:
+        entry["epochs"] = 1
+    for entries in table["grid"]["prune"]:
+        for entry in entries:
+            if entry["use"] == "train":
+                entry |= {"epochs": 3}
+    plans = expand(table)
+    assert len(plans) == 2 * 2 * 4
+    ended = run_grid(plans, tmp_path)
+    assert not ended.failures
+    assert len({record.key for record in ended.records}) == len(plans)
+    # one training serves them all; what is pruned is trained on once; five references for each request and
+    # sparsity, beside the retrains that are candidates
+    assert {use: ended.taken.count(use) for use in set(ended.taken)} == {
+        "train": 2, "magnitude": 1, "retrain": 4 * 5 + 4, "fine-tune": 4, "gradient-ascent": 4, "l1-sparse": 4,
+    }  # fmt: skip
+    for record in ended.records:
+        assert [finding.audit for finding in record.findings] == ["accuracy", "mia-efficacy", "retrain-gap"]
+        assert len(record.references) == 5
+        sparse = len(record.steps) == 4
+        assert (record.sparsity > 0.85) == sparse
