@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # public name -> the module that holds it; a name without one is a module itself
 _HOMES = {
     "Applied": "step",
+    "Audit": "audit",
     "Batch": "data",
     "Card": "card",
     "Estimate": "record",
@@ -31,6 +32,8 @@ _HOMES = {
     "Sgd": "optimize",
     "Split": "data",
     "State": "state",
+    "Step": "step",
+    "StepTrace": "record",
     "View": "data",
     "apply": "step",
     "crop_flip": "data",

@@ -10,6 +10,7 @@ from secateur import stats as stats
 from secateur import steps as steps
 from secateur import testing as testing
 from secateur import zoo as zoo
+from secateur.audit import Audit as Audit
 from secateur.audit import Needs as Needs
 from secateur.audit import judge as judge
 from secateur.card import Card as Card
@@ -31,10 +32,12 @@ from secateur.optimize import optimize as optimize
 from secateur.record import Estimate as Estimate
 from secateur.record import Finding as Finding
 from secateur.record import Record as Record
+from secateur.record import StepTrace as StepTrace
 from secateur.run import Run as Run
 from secateur.state import Mark as Mark
 from secateur.state import State as State
 from secateur.step import Applied as Applied
+from secateur.step import Step as Step
 from secateur.step import apply as apply
 
 __version__: str

@@ -70,12 +70,19 @@ def _fields(target: Any) -> dict[str, tuple[Any, bool]]:
     """Name to type and whether it is required: the fields of a dataclass, or what a function can be called with."""
     if dataclasses.is_dataclass(target):
         hints = get_type_hints(target, include_extras=True)
-        fields = [field for field in dataclasses.fields(target) if field.init]
-        return {f.name: (hints[f.name], f.default is f.default_factory is dataclasses.MISSING) for f in fields}
+        return {
+            f.name: (hints[f.name], f.default is f.default_factory is dataclasses.MISSING)
+            for f in _knobs(target)
+        }
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     parameters = [p for p in inspect.signature(target).parameters.values() if p.kind in named]
     return {p.name: (hints.get(p.name, Any), p.default is p.empty) for p in parameters}
+
+
+def _knobs(cls: Any) -> list[dataclasses.Field[Any]]:
+    """The fields that are set from outside; what a class says of itself is none, even where it forgot ClassVar."""
+    return [field for field in dataclasses.fields(cls) if field.init and field.name not in {"card", "reads", "needs"}]
 
 
 def _adapter(hint: Any, config: ConfigDict) -> TypeAdapter[Any]:
@@ -89,14 +96,13 @@ def describe(cls: type[Any]) -> list[Knob]:
     hints = get_type_hints(cls, include_extras=True)
     told = _told_in_docstring(cls)
     knobs = []
-    for field in dataclasses.fields(cls):
-        if field.init:
-            kind, text = _words(hints[field.name])
-            value = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                value = field.default_factory()
-            default = "" if value is dataclasses.MISSING else json.dumps(value, default=repr)
-            knobs.append(Knob(field.name, kind, default, told.get(field.name) or text))
+    for field in _knobs(cls):
+        kind, text = _words(hints[field.name])
+        value = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        default = "" if value is dataclasses.MISSING else json.dumps(value, default=repr)
+        knobs.append(Knob(field.name, kind, default, told.get(field.name) or text))
     return knobs
 
 
@@ -172,7 +178,8 @@ def names(target: Any) -> list[str]:
 
 def values(instance: Any) -> dict[str, Any]:
     """The fields of a dataclass of knobs as JSON-like values: for keys and records."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(instance)))
+    fields = dataclasses.asdict(instance)
+    plain: dict[str, Any] = json.loads(json.dumps({knob.name: fields[knob.name] for knob in _knobs(instance)}))
     return plain
 
 

@@ -56,11 +56,11 @@ def check_words(thing: Any) -> None:
         fail(
             "every knob documented", f"{silent[0]} has no help: describe it in `Attributes:` of the docstring"
         )
-    for field in dataclasses.fields(cls):
+    for name in knobs.names(cls):
         odd = replace(thing)
-        object.__setattr__(odd, field.name, object())
+        object.__setattr__(odd, name, object())
         if not knobs.check(odd):
-            fail("knobs are checked", f"{field.name} takes any object: give it a type that refuses nonsense")
+            fail("knobs are checked", f"{name} takes any object: give it a type that refuses nonsense")
     try:
         rebuilt = knobs.build(cls, knobs.values(thing), where="knobs")
     except (PlanError, TypeError) as error:
