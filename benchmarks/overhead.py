@@ -1,8 +1,9 @@
 """What the driver costs: ``apply`` and ``optimize`` against a loop written out by hand.
 
-Both see the same rows in the same order, with the same augmentation, precision and memory layout; the hand-written loop
-indexes tensors, calls the same augmentation and torch's fused SGD, and does nothing else. The two take turns in one
-process, round by round; the ratio is the median over rounds. Run it with ``python benchmarks/overhead.py [--json]``.
+Both train on the same rows with the same augmentation, precision, memory layout and schedule. The loop
+written by hand indexes tensors, calls the same augmentation and torch's fused SGD, adds up its loss, and does
+nothing else. The two take turns in one process; the ratio is the median over rounds.
+Run it with ``python benchmarks/overhead.py [--json]``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plan that runs in half a second, and the command line as a user calls it: fixtures for all who need the lab."""
+"""Fixtures: a plan that runs in half a second, and the command line as a user calls it."""
 
 from __future__ import annotations
 

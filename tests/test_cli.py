@@ -46,7 +46,9 @@ def test_run_prints_findings_and_where_things_lie(cli, plan):
 
 
 def test_run_for_programs(cli, plan, tmp_path):
-    told = cli("run", "plan.toml", "--json", "--store", "elsewhere", "--set", "seed=4", "--report", "page.html")
+    told = cli(
+        "run", "plan.toml", "--json", "--store", "elsewhere", "--set", "seed=4", "--report", "page.html"
+    )
     assert told.code == 0
     record = Record.from_json(told.out)
     assert record.run["seed"] == 4
@@ -68,7 +70,12 @@ def test_a_dry_run_writes_nothing(cli, plan, tmp_path):
 
 
 def test_a_grid_is_a_table_and_rows_for_programs(cli, plan):
-    axes = ["--set", 'grid.unlearn=[{use="fine-tune", epochs=1}, {use="retrain", epochs=1}]', "--set", "grid.seed=[0, 1]"]
+    axes = [
+        "--set",
+        'grid.unlearn=[{use="fine-tune", epochs=1}, {use="retrain", epochs=1}]',
+        "--set",
+        "grid.seed=[0, 1]",
+    ]
     told = cli("grid", plan, *axes)
     assert told.code == 0
     assert "class 3" in told.out
@@ -132,7 +139,9 @@ def test_init_writes_a_plan_that_runs(cli, tmp_path, monkeypatch):
 def test_doctor_says_what_stands_in_the_way(cli, tmp_path):
     told = cli("doctor", "--store", tmp_path / "store")
     assert told.code == 0
-    checks = {check["what"]: check for check in json.loads(cli("doctor", "--json", "--store", tmp_path / "s").out)}
+    checks = {
+        check["what"]: check for check in json.loads(cli("doctor", "--json", "--store", tmp_path / "s").out)
+    }
     assert checks["secateur"]["found"] == __version__
     (tmp_path / "file").touch()
     told = cli("doctor", "--store", tmp_path / "file")
@@ -166,13 +175,17 @@ def test_brackets_in_messages_are_printed_as_they_are(cli, tmp_path):
 
 def test_the_module_is_the_command(tmp_path):
     told = subprocess.run(
-        [sys.executable, "-m", "secateur", "init", "p.toml"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "secateur", "init", "p.toml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert told.stdout == 'wrote p.toml; now "secateur run p.toml"\n'
 
 
 def test_a_reader_that_goes_away_is_no_error(command):
-    process = command("methods", "--json")
+    process = command("card", "accuracy", "--json")
     process.stdout.close()
     assert process.wait() in (0, 1)
     assert "Traceback" not in process.stderr.read()

@@ -43,7 +43,9 @@ def test_a_split_gives_every_row_one_role():
     assert split["test"].rows.tolist() == list(range(6))
     assert split.classes == 4
     assert split.retain.labels.tolist() == [i % 4 for i in split.retain.rows]
-    assert {role: len(rows) for role, rows in split.rows.items()} == {name: len(v) for name, v in split.items()}
+    assert {role: len(rows) for role, rows in split.rows.items()} == {
+        name: len(v) for name, v in split.items()
+    }
 
 
 def test_forget_as_positions_or_as_a_mask():
@@ -114,7 +116,11 @@ def test_augmentation_of_a_mapping_is_refused():
 def test_an_epoch_is_a_permutation_in_even_parts(rows, batch, epochs):
     one = view(rows)
     loader = one.loader(epochs=epochs, batch=batch, rng=rng())
-    assert (loader.epochs, loader.updates, len(loader)) == (epochs, math.ceil(rows / batch), epochs * loader.updates)
+    assert (loader.epochs, loader.updates, len(loader)) == (
+        epochs,
+        math.ceil(rows / batch),
+        epochs * loader.updates,
+    )
     batches = list(loader)
     assert len(batches) == len(loader)
     for epoch in range(epochs):
@@ -152,7 +158,9 @@ def test_the_order_does_not_depend_on_the_augmentation():
     assert [p.row.tolist() for p in plain] == [p.row.tolist() for p in jumped]
     assert not any(torch.equal(a.x, b.x) for a, b in zip(plain, jumped, strict=True))
     assert all(torch.equal(a.x, b.x) for a, b in zip(plain, not_asked, strict=True))
-    assert all(torch.equal(a.x, b.x) for a, b in zip(view(20, augment=jump).once(), view(20).once(), strict=True))
+    assert all(
+        torch.equal(a.x, b.x) for a, b in zip(view(20, augment=jump).once(), view(20).once(), strict=True)
+    )
 
 
 def test_once_gives_every_row_in_order_in_even_parts():
@@ -235,7 +243,9 @@ def test_bytes_become_floats_in_0_1_and_the_type_of_the_run():
         assert torch.equal(x[0, 0], torch.tensor([[0, 51], [102, 255]], dtype=dtype) / 255)
     floats = Split.of(X, Y, forget=[0]).retain.on(torch.device("cpu"), torch.float64, torch.contiguous_format)
     assert next(iter(floats.once())).x.dtype == torch.float64
-    tokens = Split.of(Y[:, None], Y, forget=[0]).retain.on(torch.device("cpu"), torch.float64, torch.contiguous_format)
+    tokens = Split.of(Y[:, None], Y, forget=[0]).retain.on(
+        torch.device("cpu"), torch.float64, torch.contiguous_format
+    )
     assert next(iter(tokens.once())).x.dtype == torch.int64
 
 
@@ -248,7 +258,9 @@ def test_a_mapping_is_drawn_by_name():
 
 
 def test_images_are_drawn_in_the_layout_that_is_asked_for():
-    split = Split.of(np.zeros((6, 3, 4, 4), dtype=np.float32), [0, 1, 0, 1, 0, 1], forget=[0], augment=crop_flip(1))
+    split = Split.of(
+        np.zeros((6, 3, 4, 4), dtype=np.float32), [0, 1, 0, 1, 0, 1], forget=[0], augment=crop_flip(1)
+    )
     for layout in (torch.channels_last, torch.contiguous_format):
         laid = split.retain.on(torch.device("cpu"), torch.float32, layout)
         for batch in [*laid.once(), *laid.loader(epochs=1, batch=2, rng=rng())]:
@@ -296,7 +308,12 @@ def by_hand(x, pad, generator):
 
 
 @given(
-    st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(0, 4), st.integers(0, 99)
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 4),
+    st.integers(0, 99),
 )
 def test_crop_flip_equals_one_image_at_a_time(b, c, h, w, pad, seed):
     x = torch.rand(b, c, h, w, generator=rng(seed + 1000), dtype=torch.float64)

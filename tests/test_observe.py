@@ -70,7 +70,9 @@ def test_batches_do_not_show():
     model = nn.Linear(2, 3)
     out = observe(model, rows(), RUN)["retain"]
     with torch.no_grad():
-        whole = model(torch.from_numpy(np.random.default_rng(0).normal(size=(2100, 2)).astype(np.float32))[1:])
+        whole = model(
+            torch.from_numpy(np.random.default_rng(0).normal(size=(2100, 2)).astype(np.float32))[1:]
+        )
     assert np.allclose(out.logits, whole.numpy(), atol=1e-6)
     assert out.rows.tolist() == list(range(1, 2100))
 
@@ -98,7 +100,12 @@ def test_fp64_runs_are_judged_in_fp64():
         (nn.Linear(2, 3).double(), None, DataError, "it raised RuntimeError"),
         (nn.Sequential(nn.Linear(2, 3), nn.Flatten(0)), None, DataError, "logits"),
         (nn.Linear(2, 2), None, DataError, "labels in 0..1"),
-        (nn.Sequential(nn.Linear(2, 3)), "1", DataError, 'features="1" to name a submodule, got none of these: 0'),
+        (
+            nn.Sequential(nn.Linear(2, 3)),
+            "1",
+            DataError,
+            'features="1" to name a submodule, got none of these: 0',
+        ),
         (NeverCalled(), "spare", DataError, 'expected the model to call "spare"'),
     ],
 )

@@ -88,7 +88,9 @@ def test_masks_can_change_after_an_epoch():
             return replace(now, masks=masks)  # not filled here: optimize does it
         return None
 
-    after = optimize(state, loader(state, epochs=4), cross_entropy, optimizer=Sgd(lr=0.1), after_epoch=prune, run=RUN)
+    after = optimize(
+        state, loader(state, epochs=4), cross_entropy, optimizer=Sgd(lr=0.1), after_epoch=prune, run=RUN
+    )
     assert counts == [0, 27, 54, 54]
     assert int((~after.masks["4.weight"]).sum()) == 54
 
@@ -165,7 +167,9 @@ def test_pairs_of_batches_reach_the_loss():
     def loss(model, pair, progress):
         kept, gone = pair
         assert set(gone.row.tolist()) <= set(state.forget.rows.tolist())
-        return functional.cross_entropy(model(kept.x), kept.y) - 0.1 * functional.cross_entropy(model(gone.x), gone.y)
+        return functional.cross_entropy(model(kept.x), kept.y) - 0.1 * functional.cross_entropy(
+            model(gone.x), gone.y
+        )
 
     optimize(state, both, loss, optimizer=Sgd(lr=0.01), run=RUN)
 
@@ -194,7 +198,11 @@ def test_bf16_trains_fp32_weights_in_channels_last():
 
     def loss(model, batch, progress):
         logits = model(batch.x)
-        seen.append((logits.dtype, batch.x.dtype, model[0].weight.is_contiguous(memory_format=torch.channels_last)))
+        seen.append((
+            logits.dtype,
+            batch.x.dtype,
+            model[0].weight.is_contiguous(memory_format=torch.channels_last),
+        ))
         return functional.cross_entropy(logits, batch.y)
 
     optimize(state, loader(state), loss, optimizer=Sgd(lr=0.05), run=run)
@@ -236,5 +244,7 @@ def test_a_model_in_channels_last_keeps_its_masks():
     state = replace(PROBLEM, run=run).state()
     masks = keep_largest({"0.weight": state.model[0].weight.abs()}, 0.5)
     fill(state.model, masks)
-    state = optimize(replace(state, masks=masks), loader(state), cross_entropy, optimizer=Sgd(lr=0.1), run=run)
+    state = optimize(
+        replace(state, masks=masks), loader(state), cross_entropy, optimizer=Sgd(lr=0.1), run=run
+    )
     assert torch.equal(state.model[0].weight.detach() != 0, masks["0.weight"])

@@ -10,7 +10,9 @@ import secateur
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -40,10 +42,12 @@ def test_an_unknown_name_is_an_attribute_error():
     ],
 )
 def test_observe_and_optimize_are_functions_in_any_order_of_imports(imports):
-    code = f"{imports}; import secateur as sc; from secateur import observe, optimize; both = observe, optimize"
-    assert python(f"{code}; print(both == (sc.observe, sc.optimize), *[type(one).__name__ for one in both])") == (
-        "True function function"
+    code = (
+        f"{imports}; import secateur as sc; from secateur import observe, optimize; both = observe, optimize"
     )
+    assert python(
+        f"{code}; print(both == (sc.observe, sc.optimize), *[type(one).__name__ for one in both])"
+    ) == ("True function function")
 
 
 def test_in_this_process_too():

@@ -26,7 +26,11 @@ def test_a_stream_is_a_function_of_seed_depth_and_name(seed, depth):
     first = bits(run, "order")
     run.rng("order"), run.rng("mask"), run.note("loss", 1.0), torch.rand(3)
     assert bits(run, "order") == first == bits(Run(seed=seed).at(depth), "order")
-    others = [bits(run, "mask"), bits(run.at(depth + 1), "order"), bits(Run(seed=seed + 1, depth=depth), "order")]
+    others = [
+        bits(run, "mask"),
+        bits(run.at(depth + 1), "order"),
+        bits(Run(seed=seed + 1, depth=depth), "order"),
+    ]
     assert first not in others
 
 
@@ -36,7 +40,8 @@ def test_names_cannot_be_mistaken_for_seeds_or_depths():
 
 
 def test_a_stream_is_the_same_in_another_process():
-    code = "import torch; from secateur.run import Run; print(torch.rand(4, generator=Run(seed=3).rng('order')).tolist())"
+    draw = "torch.rand(4, generator=Run(seed=3).rng('order')).tolist()"
+    code = f"import torch; from secateur.run import Run; print({draw})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert eval(said) == bits(Run(seed=3), "order")
 
@@ -85,7 +90,7 @@ def test_steady_fixes_the_threads_and_puts_them_back():
         ({"seed": -1}, "a seed that is a whole number"),
         ({"seed": True}, "a seed that is a whole number"),
         ({"seed": 1.0}, "a seed that is a whole number"),
-        ({"precision": "fp16"}, 'got \'fp16\''),
+        ({"precision": "fp16"}, "got 'fp16'"),
         ({"threads": 0}, "at least one thread"),
         ({"device": "cuda:99"}, 'use "cpu" or "auto"'),
         ({"device": "toaster"}, 'use "cpu" or "auto"'),

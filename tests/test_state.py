@@ -189,7 +189,11 @@ def test_rewinding_puts_back_weights_and_buffers_under_the_masks():
         back = state.pruned({name: mask}).rewound("epoch-2")
         assert back.weights_saw == {"pool"}
         fill(known, {name: mask})
-        values = zip([*known.parameters(), *known.buffers()], [*back.model.parameters(), *back.model.buffers()], strict=True)
+        values = zip(
+            [*known.parameters(), *known.buffers()],
+            [*back.model.parameters(), *back.model.buffers()],
+            strict=True,
+        )
         assert all(torch.equal(a, b) for a, b in values)
 
 
@@ -229,7 +233,12 @@ class Attention(nn.Module):
 def test_prunable_takes_convolutions_and_linear_layers_attention_among_them():
     tokens = Split.of(np.arange(12).reshape(6, 2) % 7, np.arange(6), forget=[0])
     state = State.of(Attention, tokens, RUN)
-    assert list(state.prunable()) == ["embed.weight", "conv.weight", "attend.in_proj_weight", "attend.out_proj.weight"]
+    assert list(state.prunable()) == [
+        "embed.weight",
+        "conv.weight",
+        "attend.in_proj_weight",
+        "attend.out_proj.weight",
+    ]
     assert list(state.prunable("conv")) == ["conv.weight"]
     assert "conv.weight" not in state.prunable("linear")
     assert all(p.ndim > 1 for p in state.prunable().values())

@@ -40,7 +40,9 @@ class Probe:
 
 def probe(act, **card):
     """A step that does one thing."""
-    cls = type("Probe", (Probe,), {"act": staticmethod(act), "card": replace(Probe.card, **card), "handed": []})
+    cls = type(
+        "Probe", (Probe,), {"act": staticmethod(act), "card": replace(Probe.card, **card), "handed": []}
+    )
     return dataclass(frozen=True, kw_only=True)(cls)()
 
 
@@ -81,7 +83,9 @@ def test_a_step_is_handed_copies_in_evaluation_mode():
     for key, mask in handed.masks.items():
         assert mask.data_ptr() != start.masks[key].data_ptr()
     ours = start.marks["epoch-0"].weights
-    assert all(value.data_ptr() != ours[key].data_ptr() for key, value in handed.marks["epoch-0"].weights.items())
+    assert all(
+        value.data_ptr() != ours[key].data_ptr() for key, value in handed.marks["epoch-0"].weights.items()
+    )
 
 
 def test_a_step_that_starts_anew_is_handed_new_weights_under_the_masks():
@@ -89,7 +93,9 @@ def test_a_step_that_starts_anew_is_handed_new_weights_under_the_masks():
     step = probe(lambda state, run: state.pruned(state.masks), anew=True)
     state = apply(step, start, PROBLEM.run).state
     expected = start.fresh(PROBLEM.run.at(start.depth)).pruned(start.masks)
-    assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), expected.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(state.model.parameters(), expected.model.parameters(), strict=True)
+    )
     assert state.weights_saw == {"retain"}
     assert state.masks_saw == {"pool"}
     assert list(state.masks) == list(start.masks)

@@ -51,6 +51,7 @@ DryRun = Annotated[
 ]
 PageAt = Annotated[Path | None, typer.Option("--report", help="also write the report page here")]
 DEFAULT_STORE = Path(".secateur")
+STOPPED = 130  # the exit code after Ctrl-C
 
 
 def main() -> None:
@@ -64,13 +65,14 @@ def main() -> None:
         _say(f"secateur: {_told(error)}", bad=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _say("secateur: stopped; what was finished is in the store, and the same command goes on from there")
-        sys.exit(130)
+        ended = STOPPED
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
             _say(f"secateur: {error.format_message()}", bad=True)
             sys.exit(error.exit_code)
         raise
+    if ended == STOPPED:  # typer turns Ctrl-C into this code
+        _say("secateur: stopped; what was finished is in the store, and the same command goes on from there")
     sys.exit(ended if isinstance(ended, int) else 0)
 
 

@@ -342,10 +342,7 @@ class Split(Mapping[str, View]):
         n = len(table.y)
         gone = positions(forget, n, "forget")
         if not len(gone):
-            raise DataError(
-                "expected at least one row to forget, got none: there is nothing to unlearn; name rows in "
-                "`forget`"
-            )
+            raise DataError("expected at least one row to forget, got none: name rows in `forget`")
         if isinstance(holdout, (int, float)) and not isinstance(holdout, bool):
             held = holdout_rows(table.y.numpy(), float(holdout), seed=seed, without=gone)
         else:
@@ -397,6 +394,5 @@ class Split(Mapping[str, View]):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of who stands where: of every view's name and fingerprint."""
-        return hashlib.sha256(
-            "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items()).encode()
-        ).hexdigest()
+        told = "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items())
+        return hashlib.sha256(told.encode()).hexdigest()

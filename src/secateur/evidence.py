@@ -249,7 +249,9 @@ class Evidence:
         key = (members, seed, self.forgotten.tobytes())
         if key not in kept or kept[key][0] is not retain or kept[key][1] is not test:
             views = (retain, self._test(outputs), forget)
-            value = stats.mia_efficacy(*(view.confidence for view in views), members=members, seed=seed)
+            # by row id, so that neither the sample nor the fit depends on the order in which rows were observed
+            confidences = (view.confidence[np.argsort(view.rows)] for view in views)
+            value = stats.mia_efficacy(*confidences, members=members, seed=seed)
             kept[key] = retain, test, value
         return kept[key][2]
 

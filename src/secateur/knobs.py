@@ -45,7 +45,7 @@ Gamma = Annotated[
 References = Annotated[int, Field(ge=1, description="how many reference models to ask for")]
 Members = Annotated[
     Literal["sampled", "first"],
-    Field(description="the retain rows that stand for members: a random sample, or the first ones"),
+    Field(description="the retain rows that stand for members: a random sample, or the first by row id"),
 ]
 Level = Annotated[float, Field(gt=0, lt=1, description="confidence level of the intervals")]
 Seed = Annotated[int, Field(ge=0, description="seed of the named random streams")]

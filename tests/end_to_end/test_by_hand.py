@@ -41,7 +41,9 @@ def story(x, y, x_test, y_test, rows, other):
         after=sc.observe(state.model, split, run),
         references=[sc.Reference.retrained(sc.observe(other, split, run), split)],
     )
-    for finding in sc.judge([sc.audits.Accuracy(), sc.audits.MiaEfficacy(), sc.audits.RetrainGap()], evidence):
+    for finding in sc.judge(
+        [sc.audits.Accuracy(), sc.audits.MiaEfficacy(), sc.audits.RetrainGap()], evidence
+    ):
         print(finding)
 
     return split, state, original, evidence
@@ -104,4 +106,7 @@ def test_a_model_trained_elsewhere(digits):
     assert state.model is not model
     done = sc.apply(sc.steps.GradientAscent(epochs=1, lr=1e-3), state, run)
     assert done.trace.drawn == {"forget": 3}
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), state.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), state.model.state_dict().values(), strict=True)
+    )

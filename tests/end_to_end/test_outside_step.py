@@ -1,4 +1,4 @@
-"""Code from outside the package, named in a plan by its address and found beside the plan or where one stands."""
+"""Code from outside the package, named by its address, found beside the plan or where one stands."""
 
 import json
 import sys
@@ -69,12 +69,14 @@ def stripes(*, rows: int = 80, pad: int = 0):
     x = rng.integers(0, 60, (rows, 1, 6, 6)).astype(np.uint8)
     x[np.arange(rows), 0, y] += 190
     cut = rows // 4
-    return Collection(train=(x[cut:], y[cut:]), test=(x[:cut], y[:cut]), augment=crop_flip(pad) if pad else None)
+    augment = crop_flip(pad) if pad else None
+    return Collection(train=(x[cut:], y[cut:]), test=(x[:cut], y[:cut]), augment=augment)
 
 class Net(nn.Module):
     def __init__(self, *, classes: int, channels: int, hidden: int = 8):
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36 * channels, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        first, last = nn.Linear(36 * channels, hidden), nn.Linear(hidden, classes)
+        self.body = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
 
     def forward(self, x):
         return self.body(x)
@@ -101,7 +103,7 @@ use = "STEP:Count"
 
 @pytest.fixture
 def folder(tmp_path, request, monkeypatch):
-    """A plan with its own code beside it; module names of its own, since this process keeps what it imports."""
+    """A plan with its own code beside it, under new module names: this process keeps what it imports."""
     number = abs(hash(request.node.name)) % 10**8
     step, data = f"mystep{number}", f"mydata{number}"
     (tmp_path / "work").mkdir()
@@ -170,7 +172,7 @@ def test_a_changed_file_is_another_step(cli, folder, monkeypatch):
     assert other.hashes["weights"] != first.hashes["weights"]
 
 
-@pytest.mark.parametrize("where", ["beside the plan", "somewhere else"])
+@pytest.mark.parametrize("where", ["somewhere else", pytest.param("beside the plan", marks=pytest.mark.slow)])
 def test_the_console_script_finds_it(command, folder, tmp_path, where):
     place, plan = (folder, "plan.toml") if where == "beside the plan" else (tmp_path, "work/plan.toml")
     process = command("run", plan, "--json", cwd=place)

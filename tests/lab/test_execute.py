@@ -81,17 +81,24 @@ def pruned(tiny):
 def test_all_methods_and_all_forget_sets_share_one_training(tiny, store):
     tiny["grid"] = {
         "data.forget": [{"how": "class", "classes": [3]}, {"how": "random", "share": 0.1}],
-        "unlearn": [{"use": u, "epochs": 1} for u in ("retrain", "fine-tune", "gradient-ascent", "l1-sparse")],
+        "unlearn": [
+            {"use": u, "epochs": 1} for u in ("retrain", "fine-tune", "gradient-ascent", "l1-sparse")
+        ],
     }
     ended = run_grid(expand(tiny), store)
     assert not ended.failures
-    assert sorted(ended.taken) == sorted(["train"] + 2 * ["retrain", "fine-tune", "gradient-ascent", "l1-sparse"])
+    assert sorted(ended.taken) == sorted(
+        ["train"] + 2 * ["retrain", "fine-tune", "gradient-ascent", "l1-sparse"]
+    )
     assert len({record.key for record in ended.records}) == 8
 
 
 def test_references_of_a_dense_model_are_shared_by_all_seeds_and_methods(tiny, store):
     tiny["audit"] = [{"use": "retrain-gap"}, {"use": "accuracy"}]
-    tiny["grid"] = {"seed": [0, 1, 2], "unlearn": [{"use": "fine-tune", "epochs": 1}, {"use": "retrain", "epochs": 1}]}
+    tiny["grid"] = {
+        "seed": [0, 1, 2],
+        "unlearn": [{"use": "fine-tune", "epochs": 1}, {"use": "retrain", "epochs": 1}],
+    }
     ended = run_grid(expand(tiny), store)
     assert not ended.failures
     # 5 references, and the three retrains that are candidates: no candidate is its own yardstick
@@ -180,7 +187,9 @@ def test_a_second_run_takes_no_step(pruned, store):
     assert times == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("lost", [["steps"], ["steps", "outputs"], ["steps", "outputs", "runs"], ["outputs", "runs"]])
+@pytest.mark.parametrize(
+    "lost", [["steps"], ["steps", "outputs"], ["steps", "outputs", "runs"], ["outputs", "runs"]]
+)
 def test_only_what_is_lost_is_made_again(pruned, store, lost):
     first, _ = run(pruned, store)
     before = tensors(store)
@@ -271,7 +280,9 @@ def test_no_residue_of_the_dense_weights_is_exported(pruned, store):
     record, _ = run(pruned, store)
     entries = {}
     for meta in store.glob("steps/*/meta.json"):
-        entries[json.loads(meta.read_text())["depth"]] = safetensors.torch.load_file(meta.parent / "state.safetensors")
+        entries[json.loads(meta.read_text())["depth"]] = safetensors.torch.load_file(
+            meta.parent / "state.safetensors"
+        )
     dense, cut, last = entries[1], entries[2], entries[3]
     masks = {name.removeprefix("mask/"): mask for name, mask in cut.items() if name.startswith("mask/")}
     assert masks
@@ -284,7 +295,9 @@ def test_no_residue_of_the_dense_weights_is_exported(pruned, store):
     assert exported.keys() == small_cnn(width=2).state_dict().keys()
 
     def holds(entry):
-        floats = np.concatenate([value.numpy().ravel() for value in entry.values() if value.is_floating_point()])
+        floats = np.concatenate([
+            value.numpy().ravel() for value in entry.values() if value.is_floating_point()
+        ])
         return np.isin(floats, gone).sum(), np.isin(floats, started).sum()
 
     assert holds(exported) == (0, 0)
@@ -305,7 +318,9 @@ def test_no_residue_of_the_dense_weights_is_exported(pruned, store):
 @pytest.mark.parametrize("name", ["state.safetensors", "meta.json"])
 def test_a_damaged_state_is_found_and_named(tiny, store, name):
     run(tiny, store)
-    first = min(store.glob("steps/*/meta.json"), key=lambda p: json.loads(p.read_text())["depth"]).with_name(name)
+    first = min(store.glob("steps/*/meta.json"), key=lambda p: json.loads(p.read_text())["depth"]).with_name(
+        name
+    )
     flip(first)
     with pytest.raises(StoreError, match="is not what was written") as caught:
         run(tiny | {"step": [tiny["step"][0], {"use": "l1-sparse", "as": "unlearn", "epochs": 1}]}, store)
@@ -349,7 +364,10 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(tiny,
 
 
 def test_a_failure_does_not_stop_the_others_and_is_not_tried_again(tiny, store):
-    tiny["grid"] = {"train.lr": [1e30, 0.1], "unlearn": [{"use": "fine-tune", "epochs": 1}, {"use": "retrain", "epochs": 1}]}
+    tiny["grid"] = {
+        "train.lr": [1e30, 0.1],
+        "unlearn": [{"use": "fine-tune", "epochs": 1}, {"use": "retrain", "epochs": 1}],
+    }
     ended = run_grid(expand(tiny), store)
     assert [number for number, _ in ended.failures] == [1, 2]
     (_, first), (_, second) = ended.failures
@@ -391,10 +409,9 @@ seed = [0, 1]
 unlearn = [
   { use = "retrain", epochs = 2, batch = 32 },
   { use = "fine-tune", epochs = 2, batch = 32 },
-  { use = "l1-sparse", epochs = 2, batch = 32 },
 ]
 """
-STEPS = 2 * (1 + 3)
+STEPS = 2 * (1 + 2)
 
 
 @pytest.fixture(scope="module")
@@ -447,11 +464,14 @@ def write(tmp_path, text):
     "moment",
     [
         "steps/*/sums.json 1",
-        "runs/*/sums.json 2",
-        *(pytest.param(f"steps/*/sums.json {n}", marks=pytest.mark.slow) for n in (2, 4, 5, 6, 7, 8)),
-        *(pytest.param(f"runs/*/sums.json {n}", marks=pytest.mark.slow) for n in (1, 4)),
-        *(pytest.param(f"outputs/*/sums.json {n}", marks=pytest.mark.slow) for n in (1, 3, 5, 8)),
-        *(pytest.param(f"{kind}/.writing-*/entry/* 1", marks=pytest.mark.slow) for kind in ("steps", "outputs", "runs")),
+        "runs/*/sums.json 1",
+        *(pytest.param(f"steps/*/sums.json {n}", marks=pytest.mark.slow) for n in (2, 3, 4, 5, 6)),
+        *(pytest.param(f"runs/*/sums.json {n}", marks=pytest.mark.slow) for n in (2, 3)),
+        *(pytest.param(f"outputs/*/sums.json {n}", marks=pytest.mark.slow) for n in (1, 3, 5)),
+        *(
+            pytest.param(f"{kind}/.writing-*/entry/* 1", marks=pytest.mark.slow)
+            for kind in ("steps", "outputs", "runs")
+        ),
     ],
 )
 def test_a_killed_grid_resumes_to_the_same_bits(tmp_path, text, command, store, undisturbed, moment):

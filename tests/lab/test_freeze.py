@@ -115,5 +115,5 @@ def test_weights_that_are_not_there_or_do_not_fit_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"has shape \(.*\), not \("):
         load_weights(build(), path)
     path.write_bytes(pack_weights(torch.nn.Linear(2, 2), {}))
-    with pytest.raises(DataError, match="is missing|is not in the architecture"):
+    with pytest.raises(DataError, match=r"is missing|is not in the architecture"):
         load_weights(build(), path)

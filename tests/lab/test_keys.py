@@ -76,7 +76,9 @@ def test_what_moves_which_keys(three, name, value, moved):
     assert [a != b for a, b in zip(before, keys(three), strict=True)] == moved
 
 
-@pytest.mark.parametrize(("cls", "moved"), [(steps.Train, [True, True, True]), (steps.FineTune, [False, False, True])])
+@pytest.mark.parametrize(
+    ("cls", "moved"), [(steps.Train, [True, True, True]), (steps.FineTune, [False, False, True])]
+)
 def test_a_raised_card_moves_the_key(three, monkeypatch, cls, moved):
     before = keys(three)
     monkeypatch.setattr(cls, "card", replace(cls.card, version=cls.card.version + 1))
@@ -170,7 +172,10 @@ def test_the_source_of_outside_code_is_in_the_key(tiny, outside):
     tables = {
         "a step": (tiny, [False, True]),
         "a model": (tiny | {"model": {"use": "keyed:net"}}, [True, True]),
-        "data with augmentation": (tiny | {"data": {"use": "keyed:moved", "forget": tiny["data"]["forget"]}}, [True, True]),
+        "data with augmentation": (
+            tiny | {"data": {"use": "keyed:moved", "forget": tiny["data"]["forget"]}},
+            [True, True],
+        ),
         # the rows themselves are in the key, so it does not matter who gave them
         "data": (tiny | {"data": {"use": "keyed:plain", "forget": tiny["data"]["forget"]}}, [False, True]),
     }
@@ -197,14 +202,20 @@ def test_keys_are_the_same_in_every_process(tiny, outside):
         "import json, sys; from dataclasses import replace\n"
         "from secateur.lab.keys import step_key; from secateur.lab.plan import read_plan\n"
         "from secateur.lab.prepare import Loaded\n"
-        "plan = read_plan(json.load(sys.stdin)); on = Loaded().ground(plan, plan.settings.run()); link = on.link\n"
+        "plan = read_plan(json.load(sys.stdin)); on = Loaded().ground(plan, plan.settings.run())\n"
+        "link = on.link\n"
         "for planned in plan.steps:\n"
         "    link = replace(link, key=step_key(on.root, link, planned, on.split, 0), depth=link.depth + 1)\n"
         "    print(link.key)"
     )
     env = {**os.environ, "PYTHONPATH": str(outside.parent), "PYTHONHASHSEED": "7"}
     told = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(tiny), text=True, capture_output=True, env=env, check=True
+        [sys.executable, "-c", code],
+        input=json.dumps(tiny),
+        text=True,
+        capture_output=True,
+        env=env,
+        check=True,
     )
     assert told.stdout.split() == keys(tiny)
 

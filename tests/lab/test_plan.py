@@ -43,7 +43,10 @@ def test_a_plan_becomes_objects(tiny):
         steps.Train(epochs=1, batch=64, lr=0.1),
         steps.FineTune(epochs=1, batch=64),
     ]
-    assert [(p.label, p.use, p.seed) for p in plan.steps] == [("train", "train", None), ("unlearn", "fine-tune", 7)]
+    assert [(p.label, p.use, p.seed) for p in plan.steps] == [
+        ("train", "train", None),
+        ("unlearn", "fine-tune", 7),
+    ]
     assert plan.audits == (audits.Accuracy(),)
     assert plan.unlearn == 1
     assert (plan.references, plan.reference) == (0, None)
@@ -133,7 +136,13 @@ def test_all_faults_of_one_table_at_once(tiny):
     tiny["data"] |= {"nose": 1, "noise": "2", "holdout": 1.5, "seed": -1, "forget": 3}
     tiny["model"] |= {"depth": 1, "width": True, "weights": 3}
     tiny["step"] = [{"use": "train", "as": "a.b", "seed": 1.0, "epochs": 0, "lr": 0, "momentum": 1.0}]
-    places = [*["data"] * 4, "data.forget should be", *["model"] * 3, *["step 1"] * 2, *['step 1 ("train")'] * 3]
+    places = [
+        *["data"] * 4,
+        "data.forget should be",
+        *["model"] * 3,
+        *["step 1"] * 2,
+        *['step 1 ("train")'] * 3,
+    ]
     found = faults(tiny)
     assert len(found) == len(places)
     assert all(one.startswith(place) for one, place in zip(found, places, strict=True)), found
@@ -207,7 +216,10 @@ def test_whole_numbers_pass_for_numbers(tiny):
         ({"device": "abacus"}, 'plan: expected a device that is here, got "abacus"'),
         ({"data": None}, '"data" should be a table such as data = { use = "..." }, got None'),
         ({"model": "small-cnn"}, '"model" should be a table'),
-        ({"step": {}}, '"step" should be a list of [[step]] tables, got dict: write [[step]] with two brackets'),
+        (
+            {"step": {}},
+            '"step" should be a list of [[step]] tables, got dict: write [[step]] with two brackets',
+        ),
         ({"step": ["train"]}, "step 1 should be a table with \"use\", got 'train'"),
         ({"step": [{"epochs": 1}]}, 'step 1: "use" should name what to do, got None: one of '),
         ({"audit": [{"use": "train"}]}, 'audit 1: no audit is called "train": '),
@@ -238,7 +250,7 @@ def test_missing_parts_are_named():
         ),
         (
             "from dataclasses import dataclass\nfrom secateur import Card\n@dataclass(frozen=True)\n"
-            "class Step:\n    card = Card(summary='', paper='', data='')\n    def __call__(self, state, run): ...",
+            "class Step:\n    card = Card(summary='', paper='', data='')\n    def __call__(self, s, r): ...",
             "aside:Step",
             "callable and with `reads`, a frozenset of pool, forget, retain, got reads = None",
         ),
@@ -280,7 +292,9 @@ def test_outside_functions_that_are_none(tiny, outside):
     tiny["data"]["use"] = "aside:three"
     assert fault(tiny) == 'data: expected "aside:three" to be callable, got int'
     tiny["data"]["use"] = "digit"
-    assert fault(tiny).startswith('data: none is called "digit", did you mean "digits"?; or name one of yours')
+    assert fault(tiny).startswith(
+        'data: none is called "digit", did you mean "digits"?; or name one of yours'
+    )
     tiny["data"]["use"] = "digits"
     tiny["model"]["use"] = "aside:odd"
     assert fault(tiny).startswith('model: cannot read the parameters of "aside:odd"')

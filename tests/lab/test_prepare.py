@@ -13,7 +13,7 @@ from secateur.lab.plan import read_plan
 from secateur.lab.prepare import Loaded
 from secateur.zoo import small_cnn
 
-OUTSIDE = '''
+OUTSIDE = """
 import functools, numpy as np, torch
 from torch import nn
 from secateur.zoo import Collection
@@ -22,8 +22,12 @@ rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(40, 6)).astype(np.float32), np.arange(40) % 4
 
 def arrays(): return Collection(train=(X, Y), test=(X, Y))
-def tensors(): return Collection(train=(torch.tensor(X), torch.tensor(Y)), test=(torch.tensor(X), torch.tensor(Y)))
-def dataset(): return Collection(train=[(x, int(y)) for x, y in zip(X, Y)], test=[(x, int(y)) for x, y in zip(X, Y)])
+def tensors():
+    pair = torch.tensor(X), torch.tensor(Y)
+    return Collection(train=pair, test=pair)
+def dataset():
+    items = [(x, int(y)) for x, y in zip(X, Y)]
+    return Collection(train=items, test=items)
 def mapping(): return Collection(train=({"a": X}, Y), test=({"a": X}, Y))
 def no_test(): return Collection(train=(X, Y), test=None)
 def empty(): return Collection(train=(X[:0], Y[:0]), test=(X, Y))
@@ -41,7 +45,7 @@ class Net(nn.Module):
 
 def brittle(*, hidden: int = 3): return Net(classes=4, hidden=1 // (hidden - 3))
 def number(): return 3
-'''
+"""
 
 
 @pytest.fixture
@@ -68,7 +72,11 @@ def test_the_model_is_told_classes_and_channels(tiny):
     made = ground(tiny)
     assert made.state.model[-1].out_features == 10
     assert made.state.model[1].in_channels == 1
-    assert {name: len(view) for name, view in made.split.items()} == {"forget": 37, "retain": 322, "test": 1438}
+    assert {name: len(view) for name, view in made.split.items()} == {
+        "forget": 37,
+        "retain": 322,
+        "test": 1438,
+    }
 
 
 def test_the_plan_has_the_last_word(tiny):
@@ -89,14 +97,34 @@ def test_data_may_come_in_many_forms(outside, data):
     [
         ("no_test", "Net", {}, 'the audit "accuracy" needs rows of test, and the data has none'),
         ("empty", "Net", {}, 'expected training rows from "outer:empty", got none'),
-        ("triple", "Net", {}, r"`train` of \"outer:triple\" as \(x, y\) or a map-style data set, got a tuple of 3"),
+        (
+            "triple",
+            "Net",
+            {},
+            r"`train` of \"outer:triple\" as \(x, y\) or a map-style data set, got a tuple of 3",
+        ),
         ("pair", "Net", {}, r"to give a secateur.zoo.Collection, got tuple: return Collection\(train="),
-        ("broken", "Net", {}, r"\"outer:broken\" with no knobs, but it raised OSError: no data in here \(.*outer.py, line 1"),
+        (
+            "broken",
+            "Net",
+            {},
+            r"\"outer:broken\" with no knobs, but it raised OSError: no data in here \(.*outer.py, line 21\)",
+        ),
         ("arrays", "number", {}, "return a torch.nn.Module, got int"),
-        ("arrays", "brittle", {"hidden": 3}, "with hidden = 3, but it raised ZeroDivisionError: .*outer.py, line"),
-        ("arrays", "Net", {"classes": 2}, r"expected labels in 0\.\.1, one for each logit of the model, got label 3"),
+        (
+            "arrays",
+            "brittle",
+            {"hidden": 3},
+            "with hidden = 3, but it raised ZeroDivisionError: .*outer.py, line",
+        ),
+        (
+            "arrays",
+            "Net",
+            {"classes": 2},
+            r"expected labels in 0\.\.1, one for each logit of the model, got label 3",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_what_it_claims_is_told_in_words(outside, data, model, knobs, says):
     with pytest.raises(DataError, match=says):
         ground(outside(data, model, **knobs))
@@ -104,13 +132,15 @@ def test_what_is_not_what_it_claims_is_told_in_words(outside, data, model, knobs
 
 def test_a_model_that_cannot_be_built_as_asked(tiny):
     tiny["model"]["width"] = -1
-    with pytest.raises(DataError, match=r"\"small-cnn\" with .*width = -1, but it raised RuntimeError: .*negative"):
+    with pytest.raises(
+        DataError, match=r"\"small-cnn\" with .*width = -1, but it raised RuntimeError: .*negative"
+    ):
         ground(tiny)
 
 
 def test_data_that_cannot_be_made_as_asked(tiny):
     tiny["data"]["noise"] = 2.0
-    with pytest.raises(DataError, match='"digits" with noise = 2.0, test = 0.8, but it raised ValueError'):
+    with pytest.raises(DataError, match=r'"digits" with noise = 2\.0, test = 0\.8, but it raised ValueError'):
         ground(tiny)
 
 

@@ -71,7 +71,7 @@ def test_other_keys_are_refused_with_the_nearest(ended, tmp_path):
             find_run(store, odd)
     with pytest.raises(DataError, match="there are no runs yet: run a plan first"):
         find_run(tmp_path, key)
-    with pytest.raises(DataError, match="expected runs in .*, found none"):
+    with pytest.raises(DataError, match=r"expected runs in .*, found none"):
         all_runs(tmp_path)
 
 
@@ -118,21 +118,30 @@ def test_damaged_evidence_is_found_and_named(ended, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [["audit", "KEY", "--json"], ["report", "-o", "page.html"], ["report", "KEY", "--json", "-o", "page.html"], ["card", "accuracy"]],
-)  # fmt: skip
+    [
+        ["audit", "KEY", "--json"],
+        ["report", "-o", "page.html"],
+        ["report", "KEY", "--json", "-o", "page.html"],
+        ["card", "accuracy"],
+    ],
+)
 def test_no_torch_is_needed(ended, tmp_path, words):
     """Asserted in a process of its own, after the command is done."""
     store, records = ended
     code = (
         "import sys\nfrom secateur.cli import main\n"
         "try: main()\nexcept SystemExit as ended: assert ended.code == 0, ended.code\n"
-        "loaded = [name for name in ('torch', 'torchvision', 'secateur.step', 'secateur.run') if name in sys.modules]\n"
+        "loaded = {'torch', 'torchvision', 'secateur.step', 'secateur.run'} & set(sys.modules)\n"
         "assert not loaded, loaded\nprint('fine', file=sys.stderr)"
     )
     words = [records[0].key if word == "KEY" else word for word in words]
     where = ["--store", str(store)] if words[0] != "card" else []
     told = subprocess.run(
-        [sys.executable, "-c", code, *words, *where], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-c", code, *words, *where],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
     )
     assert told.stderr.strip().endswith("fine"), told.stderr
     assert (tmp_path / "page.html").exists() == (words[0] == "report")

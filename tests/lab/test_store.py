@@ -101,7 +101,9 @@ def test_many_may_write_the_same_entry_at_once(store):
 
     with ThreadPoolExecutor(6) as pool:
         assert len(list(pool.map(work, range(6)))) == 6
-    assert [store.read("steps", f"k{i}", "x") for i in range(12)] == [str(i).encode() * 1000 for i in range(12)]
+    assert [store.read("steps", f"k{i}", "x") for i in range(12)] == [
+        str(i).encode() * 1000 for i in range(12)
+    ]
     assert len(list((store.root / "steps").iterdir())) == 12
 
 

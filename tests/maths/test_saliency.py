@@ -9,7 +9,9 @@ from secateur.errors import UsageError
 from secateur.maths.saliency import keep_largest
 
 # few different scores: ties are the rule
-TENSORS = st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=9), min_size=1, max_size=4)
+TENSORS = st.lists(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=9), min_size=1, max_size=4
+)
 
 
 def by_hand(scores, count, gone=()):
@@ -20,7 +22,9 @@ def by_hand(scores, count, gone=()):
 
 
 def pruned(masks):
-    return {(key, i) for key, mask in masks.items() for i, kept in enumerate(mask.flatten().tolist()) if not kept}
+    return {
+        (key, i) for key, mask in masks.items() for i, kept in enumerate(mask.flatten().tolist()) if not kept
+    }
 
 
 @given(TENSORS, st.floats(0, 0.99))

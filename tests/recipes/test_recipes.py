@@ -32,6 +32,7 @@ def test_it_stands(path, tmp_path):
 def test_the_demo_runs(tmp_path):
     small = ["grid.seed=[0]", "data.test=0.8", "model.width=2", "train.epochs=2"]
     table = load(ROOT / "demo.toml", small)
+    table["grid"]["data.forget"] = table["grid"]["data.forget"][:1]
     for entry in table["grid"]["unlearn"]:
         entry["epochs"] = 1
     for entries in table["grid"]["prune"]:
@@ -39,15 +40,19 @@ def test_the_demo_runs(tmp_path):
             if entry["use"] == "train":
                 entry |= {"epochs": 3}
     plans = expand(table)
-    assert len(plans) == 2 * 2 * 4
+    assert len(plans) == 2 * 4
     ended = run_grid(plans, tmp_path)
     assert not ended.failures
     assert len({record.key for record in ended.records}) == len(plans)
-    # one training serves them all; what is pruned is trained on once; five references for each request and
+    # one training serves them all; what is pruned is trained on once; five references for each
     # sparsity, beside the retrains that are candidates
+    methods = dict.fromkeys(("fine-tune", "gradient-ascent", "l1-sparse"), 2)
     assert {use: ended.taken.count(use) for use in set(ended.taken)} == {
-        "train": 2, "magnitude": 1, "retrain": 4 * 5 + 4, "fine-tune": 4, "gradient-ascent": 4, "l1-sparse": 4,
-    }  # fmt: skip
+        **methods,
+        "train": 2,
+        "magnitude": 1,
+        "retrain": 2 * 5 + 2,
+    }
     for record in ended.records:
         assert [finding.audit for finding in record.findings] == ["accuracy", "mia-efficacy", "retrain-gap"]
         assert len(record.references) == 5

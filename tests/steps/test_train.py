@@ -48,7 +48,22 @@ def test_prune_rewind_and_train_the_rest():
     assert sparsity_of(after.model) == pytest.approx(0.8, abs=0.01)
     again = after.marks["epoch-2"]
     assert all(torch.equal(again.weights[key], p) for key, p in pruned.model.named_parameters())
-    assert all(torch.equal(after.marks["epoch-4"].weights[key], p) for key, p in after.model.named_parameters())
+    assert all(
+        torch.equal(after.marks["epoch-4"].weights[key], p) for key, p in after.model.named_parameters()
+    )
+
+
+def test_a_later_start_follows_the_rest_of_the_schedule():
+    start = PROBLEM.state()
+    stepped = {**SMALL, "schedule": "step", "momentum": 0.0}
+    state = apply(Train(**stepped, epochs=8, start=6), start, PROBLEM.run).state
+    # from epoch 6 of 8 on the rate is a hundredth
+    slow = apply(
+        Train(**{**stepped, "schedule": "constant", "lr": 0.05 * 0.01}, epochs=2), start, PROBLEM.run
+    ).state
+    for a, b in zip(state.model.parameters(), slow.model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-7)
+    assert not torch.allclose(state.model[0].weight, start.model[0].weight, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

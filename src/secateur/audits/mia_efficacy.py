@@ -25,7 +25,7 @@ class MiaEfficacy:
 
     Attributes:
         members: Which retain rows the predictor learns: "sampled", a random sample as large as test, the same
-            rows for every model; "first", the first rows, as the published code takes them.
+            rows for every model; "first", the first rows by id, as the published code takes them.
         seed: Seed of that sample.
         level: Confidence level of each interval, in (0, 1). The intervals are over the forget rows.
     """

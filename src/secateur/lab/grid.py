@@ -38,12 +38,18 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise PlanError([f"it is not TOML: {error}"], source=str(path)) from error
+    faults: list[str] = []
     for text in sets:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise UsageError(f'expected --set key=value, got "{text}": such as --set prune.sparsity=0.9')
         _refuse_overruled(key.strip(), table.get("grid", {}))
-        set_at(table, key.strip(), _value(value.strip()))
+        try:
+            set_at(table, key.strip(), _value(value.strip()))
+        except PlanError as error:
+            faults += [f"--set {fault}" for fault in error.faults]
+    if faults:
+        raise PlanError(faults, source=str(path))
     return table
 
 

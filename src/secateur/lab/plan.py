@@ -41,11 +41,15 @@ class Settings:
     seed: Seed = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
     def run(self) -> Run:
         """The run that these settings ask for."""
         run = Run(seed=self.seed, device=self.device, precision=self.precision)
+        if run.where.type not in ("cpu", "cuda"):
+            raise UsageError(
+                f'expected device "auto", "cpu" or "cuda", got "{self.device}": no other is tested'
+            )
         return run if self.threads is None else dataclasses.replace(run, threads=self.threads)
 
 

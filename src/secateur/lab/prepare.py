@@ -149,7 +149,8 @@ def _call(use: str, call: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     except SecateurError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if frame.filename == frames[:2][-1].filename][-1]
         told = ", ".join(f"{key} = {value!r}" for key, value in given.items())
         raise DataError(
             f'expected a result of "{use}" with {told or "no knobs"}, but it raised {type(error).__name__}: '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ from secateur.errors import DataError
 from secateur.evidence import Evidence, Outputs
 from secateur.record import Better, Estimate, Finding, Record
 from secateur.testing.problems import toy_evidence
-from secateur.testing.promises import check_words, fail, shaken
+from secateur.testing.promises import check_words, fail, watched
 
 
 def check_audit(audit: Audit, *, evidence: Evidence | None = None) -> None:
@@ -32,8 +33,7 @@ def check_audit(audit: Audit, *, evidence: Evidence | None = None) -> None:
     check_words(audit)
     for tried in [evidence] if evidence else [toy_evidence(), toy_evidence(forgotten=1)]:
         known = _digest(tried)
-        with shaken():
-            finding = _only(audit, tried)
+        finding = watched(partial(_only, audit, tried))
         if _digest(tried) != known:
             fail("evidence untouched", "the audit wrote to arrays or measures: work on copies")
         _check_finding(finding)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from torch import Tensor
 from secateur import knobs
 from secateur.card import Card
 from secateur.errors import BrokenPromise, PlanError
+
+T = TypeVar("T")
 
 
 class Broken(BrokenPromise, AssertionError):
@@ -81,17 +82,17 @@ def streams() -> dict[str, Any]:
     return {"torch's": bits(torch.get_rng_state()), "numpy's": numpy, "python's": random.getstate()}
 
 
-@contextlib.contextmanager
-def shaken() -> Iterator[None]:
-    """Global random streams at another place, then a look whether they were used; they are put back."""
+def watched(work: Callable[[], T]) -> T:
+    """Do the work with global random streams elsewhere, see that it leaves them there, and put them back."""
     numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         try:
+            work()  # the first time imports what is imported late, and that may draw
             torch.rand(7)
             np.random.random(7)  # noqa: NPY002
             random.random()
             known = streams()
-            yield
+            done = work()
             now = streams()
         finally:
             np.random.set_state(numpy)  # noqa: NPY002
@@ -99,3 +100,4 @@ def shaken() -> Iterator[None]:
     used = [name for name in known if known[name] != now[name]]
     if used:
         fail("global streams untouched", f"{used[0]} global random stream was used: draw from run.rng(name)")
+    return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from secateur.state import State
 from secateur.step import Applied, Step, apply
 from secateur.table import Table
 from secateur.testing.problems import Problem, toy_problem
-from secateur.testing.promises import bits, check_words, fail, shaken
+from secateur.testing.promises import bits, check_words, fail, watched
 
 
 def check_step(step: Step, *, problem: Problem | None = None) -> None:
@@ -44,8 +45,7 @@ def check_step(step: Step, *, problem: Problem | None = None) -> None:
 
 def _check(step: Step, start: State, run: Run, *, all_promises: bool) -> None:
     known = _all_of(start)
-    with shaken():
-        applied = apply(step, start, run)
+    applied = watched(partial(apply, step, start, run))
     _check_untouched(known, start, applied)
     _check_result(step, start, applied, run)
     if all_promises:

@@ -16,7 +16,9 @@ PROBLEM = toy_problem()
 def lowest(weights, count):
     """Names and positions of the ``count`` smallest weights, one at a time; of equals the first."""
     flat = [(abs(v), at, key, i) for at, (key, row) in enumerate(weights.items()) for i, v in enumerate(row)]
-    return {(key, i) for _, _, key, i in sorted(flat, key=lambda entry: (entry[0], entry[1], entry[3]))[:count]}
+    return {
+        (key, i) for _, _, key, i in sorted(flat, key=lambda entry: (entry[0], entry[1], entry[3]))[:count]
+    }
 
 
 def rows(model, names):

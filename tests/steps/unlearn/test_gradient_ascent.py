@@ -35,7 +35,9 @@ def test_recomputed_statistics_are_those_of_a_pass_over_retain():
     frozen = apply(GradientAscent(**CLIMB), start, PROBLEM.run).state
     state, trace = apply(GradientAscent(**CLIMB, norms="recompute"), start, PROBLEM.run)
     assert trace.drawn == {"forget": 3 * 60, "retain": 1440}
-    assert all(torch.equal(a, b) for a, b in zip(frozen.model.parameters(), state.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(frozen.model.parameters(), state.model.parameters(), strict=True)
+    )
     with torch.no_grad():
         x = torch.cat([batch.x for batch in start.retain.fresh().once()])
         seen = state.model[0](x)  # the input of the norm layer, [n, 4, 3, 3]

@@ -38,7 +38,9 @@ def test_gamma_moves_with_whole_epochs_at_any_length(epochs):
         for epoch in range(epochs):
             done = epoch * updates
             assert step.gamma_at(done / (epochs * updates)) == pytest.approx(1 - epoch / epochs)
-            assert step.gamma_at((done + updates - 1) / (epochs * updates)) == pytest.approx(1 - epoch / epochs)
+            assert step.gamma_at((done + updates - 1) / (epochs * updates)) == pytest.approx(
+                1 - epoch / epochs
+            )
 
 
 def by_hand(start, step, *, penalised):
@@ -112,7 +114,9 @@ def test_no_gamma_is_fine_tuning():
     plain = apply(FineTune(**SMALL), PROBLEM.state(), PROBLEM.run).state.model
     for penalty in ("subgradient", "proximal"):
         state = apply(L1Sparse(**SMALL, gamma=0.0, penalty=penalty), PROBLEM.state(), PROBLEM.run).state
-        assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), state.model.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(plain.parameters(), state.model.parameters(), strict=True)
+        )
 
 
 def test_a_tail_must_leave_an_epoch():

@@ -59,7 +59,10 @@ def test_it_is_a_training_that_never_had_the_rows():
     result = apply(Retrain(**RECIPE), one.state(), one.run).state
     table = one.split.pool._table
     kept = one.split.retain.rows
-    x, y = np.append(table.x.numpy()[kept], np.zeros((1, 1, 6, 6), np.float32), 0), np.append(table.y.numpy()[kept], 0)
+    x, y = (
+        np.append(table.x.numpy()[kept], np.zeros((1, 1, 6, 6), np.float32), 0),
+        np.append(table.y.numpy()[kept], 0),
+    )
     without = Split.of(x, y, forget=[40])  # one dummy, which a split must have; nobody looks at it
     begun = replace(one, split=without).state(trained=False)
     begun = replace(begun.fresh(one.run.at(1)), pool=begun.retain, depth=1)
