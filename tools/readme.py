@@ -1,4 +1,4 @@
-"""Fill the README's demo table and picture from a finished demo: ``python tools/readme.py [STORE]`` after ``make demo``."""
+"""Fill the README's table and picture from a finished demo: ``python tools/readme.py [STORE]``."""
 
 from __future__ import annotations
 

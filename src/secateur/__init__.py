@@ -46,7 +46,7 @@ _HOMES = {
 }
 _MODULES = ("audits", "errors", "knobs", "lab", "maths", "report", "stats", "steps", "testing", "zoo")
 
-__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
+__all__ = [*_HOMES, *_MODULES]
 
 
 class _Face(ModuleType):

@@ -1,4 +1,4 @@
-"""Cards, and the shelves that they stand on: a folder is the catalogue, a file's name is the method's name."""
+"""Cards, and their shelves: a folder is the catalogue, a file's name is the method's name."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Card:
         paper: Who described it first, and where.
         data: The data that it needs, in words.
         version: The version of its numbers: raised with every change that moves a result.
-        anew: True for a step that starts from a new initialisation. The driver then hands it a freshly initialised
-            model with the masks, so its result depends on masks, depth, knobs and the rows it reads, and on nothing else.
+        anew: True for a step that starts from a new initialisation. The driver then hands it a freshly
+            initialised model with the masks, so its result depends on masks, depth, knobs and the rows it
+            reads, and on nothing else.
     """
 
     summary: str
@@ -37,9 +38,9 @@ class Card:
 class Shelf(Mapping[str, type[Any]]):
     """The methods of one package: kebab-case names to classes, found by looking at the files.
 
-    A file ``l1_sparse.py`` in the package or in a folder below it holds the class ``L1Sparse``, which plans and
-    commands call ``l1-sparse``. Files with a leading underscore are not on the shelf. Nothing is imported before it is
-    asked for.
+    A file ``l1_sparse.py`` in the package or in a folder below it holds the class ``L1Sparse``, which plans
+    and commands call ``l1-sparse``. Files with a leading underscore are not on the shelf. Nothing is imported
+    before it is asked for.
     """
 
     def __init__(self, package: str, folder: Path) -> None:
@@ -63,7 +64,7 @@ class Shelf(Mapping[str, type[Any]]):
         return {camel(module.rpartition(".")[2]): module for module in self._modules.values()}
 
     def find(self, use: str) -> type[Any]:
-        """The class behind ``use``: a name on this shelf, or the address ``package.module:Class`` of an outside one.
+        """The class behind a name on this shelf, or behind the address ``package.module:Class`` of an outside one.
 
         Args:
             use: A kebab-case name or an address.
@@ -81,11 +82,14 @@ class Shelf(Mapping[str, type[Any]]):
             return self[use]
         found = resolve(use)
         if not inspect.isclass(found) or not isinstance(getattr(found, "card", None), Card):
-            raise UsageError(f'expected "{use}" to be a class with a `card`, got {found!r}: a {kind} carries a secateur.Card')
+            raise UsageError(
+                f'expected "{use}" to be a class with a `card`, got {found!r}: a {kind} '
+                "carries a secateur.Card"
+            )
         return found
 
     def face(self) -> tuple[Callable[[str], type[Any]], Callable[[], list[str]]]:
-        """``__getattr__`` and ``__dir__`` for the package: ``steps.L1Sparse`` without importing the others."""
+        """``__getattr__`` and ``__dir__`` for the package: ``steps.L1Sparse`` imports no other step."""
         classes = self.classes
 
         def find(name: str) -> type[Any]:
@@ -98,14 +102,20 @@ class Shelf(Mapping[str, type[Any]]):
 
 
 def name_of(cls: type[Any]) -> str:
-    """What plans call a class: kebab case for one on a shelf of this package, its address for one from outside."""
+    """What plans call a class: kebab case for one on a shelf of ours, its address for one from outside."""
     package, _, stem = cls.__module__.rpartition(".")
     ours = package.startswith(("secateur.steps", "secateur.audits")) and cls.__name__ == camel(stem)
     return stem.replace("_", "-") if ours else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def camel(stem: str) -> str:
-    """A file's name as the name of the class in it.
+    """The name of the class in a file.
+
+    Args:
+        stem: The file's name, in snake case.
+
+    Returns:
+        The class's, in mechanical camel case.
 
     >>> camel("l1_sparse"), camel("synflow"), camel("u_lira")
     ('L1Sparse', 'Synflow', 'ULira')
@@ -132,7 +142,8 @@ def resolve(address: str) -> Any:
         found = importlib.import_module(module)
     except (ImportError, TypeError, ValueError) as error:  # the last two: a relative or an empty name
         raise UsageError(
-            f'cannot import "{module}" for "{address}" ({error}): install it, or run from the folder that holds it'
+            f'cannot import "{module}" for "{address}" ({error}): install it, or run from the '
+            "folder that holds it"
         ) from error
     try:
         return operator.attrgetter(name)(found)  # dotted, as in ``__qualname__``

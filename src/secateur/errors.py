@@ -12,8 +12,8 @@
        ├─ BrokenPromise                         it handed back something that it must not
        └─ NotFinite                             NaN or infinity in a loss, in weights or in logits
 
-Each message says in one sentence what was expected, what came, why it matters and what to do. The command line prints
-it without a traceback and exits with the code above; Ctrl-C exits with 130.
+Each message says in one sentence what was expected, what came, why it matters and what to do. The command
+line prints it without a traceback and exits with the code above; Ctrl-C exits with 130.
 """
 
 from __future__ import annotations
@@ -82,11 +82,20 @@ MOST = 24  # options that a message lists
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest right one, else all of them.
+    """The end of a message about an unknown name.
+
+    Args:
+        name: What came.
+        options: What could have come.
+
+    Returns:
+        The nearest right one, else all of them (the first few of many).
 
     >>> nearest("gama", ["gamma", "lr"])
     'did you mean "gamma"?'
     """
     options = sorted(options)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    return f'did you mean "{close[0]}"?' if close else "one of: " + ", ".join(options[:MOST]) + ", ..." * (len(options) > MOST)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    return "one of: " + ", ".join(options[:MOST]) + ", ..." * (len(options) > MOST)

@@ -136,7 +136,7 @@ class Reference:
         return cls("retrained", outputs, _integers(rows, "rows"))
 
 
-# MIA-Efficacy by the outputs that it rests on, as long as they live: a grid asks about the same models again and again
+# MIA-Efficacy by the outputs that it rests on, as long as they live: a grid asks about the same models often
 _EFFICACIES: WeakKeyDictionary[Outputs, dict[tuple[str, int, bytes], tuple[Outputs, Outputs, float]]] = (
     WeakKeyDictionary()
 )
@@ -249,7 +249,7 @@ class Evidence:
         key = (members, seed, self.forgotten.tobytes())
         if key not in kept or kept[key][0] is not retain or kept[key][1] is not test:
             views = (retain, self._test(outputs), forget)
-            # by row id, so that neither the sample nor the fit depends on the order in which rows were observed
+            # by row id, so that neither the sample nor the fit depends on the order of observation
             confidences = (view.confidence[np.argsort(view.rows)] for view in views)
             value = stats.mia_efficacy(*confidences, members=members, seed=seed)
             kept[key] = retain, test, value

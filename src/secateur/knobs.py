@@ -67,7 +67,7 @@ def _adapters(target: Any) -> dict[str, TypeAdapter[Any]]:
 
 
 def _fields(target: Any) -> dict[str, tuple[Any, bool]]:
-    """Name to type and whether it is required: the fields of a dataclass, or what a function can be called with."""
+    """Name to type and whether it is required: fields of a dataclass, or parameters of a function."""
     if dataclasses.is_dataclass(target):
         hints = get_type_hints(target, include_extras=True)
         return {
@@ -81,8 +81,9 @@ def _fields(target: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _knobs(cls: Any) -> list[dataclasses.Field[Any]]:
-    """The fields that are set from outside; what a class says of itself is none, even where it forgot ClassVar."""
-    return [field for field in dataclasses.fields(cls) if field.init and field.name not in {"card", "reads", "needs"}]
+    """The fields that are set from outside; what a class says of itself is none, ClassVar or not."""
+    said = {"card", "reads", "needs"}
+    return [field for field in dataclasses.fields(cls) if field.init and field.name not in said]
 
 
 def _adapter(hint: Any, config: ConfigDict) -> TypeAdapter[Any]:
@@ -143,7 +144,7 @@ def build(target: Any, values: Mapping[str, Any], *, where: str) -> Any:
 
 
 def parse(target: Any, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Check JSON-like values against a dataclass or a function: no unknown key, no coercion, all faults at once.
+    """Check JSON-like values against a dataclass or a function: strictly, and all faults at once.
 
     Args:
         target: A dataclass whose fields are knobs, or a function whose parameters are.
@@ -158,8 +159,10 @@ def parse(target: Any, values: Mapping[str, Any], *, where: str) -> dict[str, An
     """
     adapters = _adapters(target)
     required = {name for name, (_, needed) in _fields(target).items() if needed}
-    faults = [f'{where}: unknown key "{key}", {nearest(key, adapters)}' for key in values if key not in adapters]
-    faults += [f'{where}: "{key}" is missing, and it has no default' for key in adapters if key in required - set(values)]
+    unknown = [key for key in values if key not in adapters]
+    missing = [key for key in adapters if key in required and key not in values]
+    faults = [f'{where}: unknown key "{key}", {nearest(key, adapters)}' for key in unknown]
+    faults += [f'{where}: "{key}" is missing, and it has no default' for key in missing]
     fields = {}
     for key in (key for key in adapters if key in values):  # in the fields' order, so the faults have one too
         try:
@@ -179,7 +182,8 @@ def names(target: Any) -> list[str]:
 def values(instance: Any) -> dict[str, Any]:
     """The fields of a dataclass of knobs as JSON-like values: for keys and records."""
     fields = dataclasses.asdict(instance)
-    plain: dict[str, Any] = json.loads(json.dumps({knob.name: fields[knob.name] for knob in _knobs(instance)}))
+    knobs = {knob.name: fields[knob.name] for knob in _knobs(instance)}
+    plain: dict[str, Any] = json.loads(json.dumps(knobs))
     return plain
 
 

@@ -42,7 +42,8 @@ class RetrainGap:
         references: How many retrained models to ask for; all that are there are used.
         level: Level at which the four bands hold together, in (0, 1).
         members: Which retain rows the predictor of MIA-Efficacy learns: "sampled", a random sample as large
-            as test, the same rows for every model; "first", the first rows by id, as the published code takes them.
+            as test, the same rows for every model; "first", the first rows by id, as the published code takes
+            them.
         seed: Seed of that sample.
     """
 
