@@ -64,7 +64,7 @@ class Shelf(Mapping[str, type[Any]]):
         return {camel(module.rpartition(".")[2]): module for module in self._modules.values()}
 
     def find(self, use: str) -> type[Any]:
-        """The class behind a name on this shelf, or behind the address ``package.module:Class`` of an outside one.
+        """The class behind a name on this shelf, or behind an address ``package.module:Class``.
 
         Args:
             use: A kebab-case name or an address.
