@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 TINY = """\
+device = "cpu"
 threads = 1
 precision = "fp32"
 

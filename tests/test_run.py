@@ -104,7 +104,7 @@ def test_what_is_refused(given, words):
 @pytest.mark.parametrize(
     ("precision", "dtype", "layout"),
     [
-        ("fp32", torch.float32, torch.contiguous_format),
+        ("fp32", torch.float32, torch.channels_last),
         ("bf16", torch.float32, torch.channels_last),
         ("fp64", torch.float64, torch.contiguous_format),
     ],

@@ -98,9 +98,8 @@ class Run:
 
     @property
     def layout(self) -> torch.memory_format:
-        """Memory layout of images and of convolution weights: channels last where bf16 runs or a GPU does."""
-        fast = self.resolved != "fp64" and (self.resolved == "bf16" or self.where.type == "cuda")
-        return torch.channels_last if fast else torch.contiguous_format
+        """Memory layout of images and of convolution weights: channels last, where there are kernels for it."""
+        return torch.contiguous_format if self.resolved == "fp64" else torch.channels_last
 
     def rng(self, name: str) -> Generator:
         """A named random stream: a CPU generator that is a pure function of (seed, depth, name)."""

@@ -83,6 +83,7 @@ class Net(nn.Module):
 '''
 
 PLAN = """\
+device = "cpu"
 threads = 1
 precision = "fp32"
 data = { use = "DATA:stripes", pad = 1, forget = { how = "rows", rows = [0, 1, 2] } }

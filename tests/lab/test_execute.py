@@ -215,7 +215,11 @@ def test_the_same_plan_gives_the_same_bytes_in_any_store(pruned, store):
 
 def test_bits_do_not_depend_on_what_the_lab_had_at_hand(pruned, store):
     """States in memory and states from disk, in any order, are the same."""
-    pruned["grid"] = {"unlearn": [{"use": u, "epochs": 1} for u in ("fine-tune", "l1-sparse", "retrain")]}
+    pruned["grid"] = {
+        "unlearn": [{"use": u, "epochs": 1} for u in ("fine-tune", "gradient-ascent", "retrain")],
+        # the same trained state, now before other rows to forget
+        "data.forget": [{"how": "class", "classes": [3]}, {"how": "random", "count": 50}],
+    }
     plans = expand(pruned)
     run_grid(plans, store)
     other = store.with_name("other")

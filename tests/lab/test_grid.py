@@ -88,6 +88,13 @@ def test_cells_share_nothing(three):
     ]
 
 
+def test_cells_share_no_list_of_steps(three):
+    pair = [{"use": "magnitude", "as": "cut"}, {"use": "train", "as": "more"}]
+    three["grid"] = {"prune": [pair], "cut.sparsity": [0.1, 0.2]}
+    assert [p.table["step"][1]["sparsity"] for p in expand(three)] == [0.1, 0.2]
+    assert pair[0] == {"use": "magnitude", "as": "cut"}
+
+
 def test_the_faults_of_all_cells_each_once(three):
     three["grid"] = {"seed": [0, -1], "prune.sparsity": [0.5, 1.0, 2.0], "unlearn.epochs": [1, "2"]}
     with pytest.raises(PlanError) as caught:
