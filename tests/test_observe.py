@@ -137,3 +137,31 @@ def test_measure():
         before.bias.copy_(torch.tensor([1.0, 0.0]))
         after.bias.copy_(torch.tensor([1.0, 6.0]))
     assert measure(before, after) == {"sparsity.before": 0.25, "sparsity.after": 0.75, "distance": 7.0}
+
+
+def test_chance_in_evaluation_mode_repeats_and_moves_nothing():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return torch.randn(len(x), 3)
+
+    before = torch.get_rng_state()
+    first, second = (observe(Noisy(), PROBLEM.split, RUN)["test"].logits for _ in range(2))
+    assert (first == second).all()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_callers_rounding_of_products_is_put_aside():
+    met = []
+
+    class Asking(nn.Module):
+        def forward(self, x):
+            met.append(torch.get_float32_matmul_precision())
+            return torch.zeros(len(x), 3)
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        observe(Asking(), PROBLEM.split, RUN)
+        assert set(met) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from secateur.data import paired
-from secateur.errors import DataError, NotFinite
+from secateur.errors import DataError, NotFinite, UsageError
 from secateur.maths.saliency import keep_largest
 from secateur.maths.schedules import cosine
 from secateur.optimize import Sgd, cross_entropy, optimize
@@ -248,3 +248,33 @@ def test_a_model_in_channels_last_keeps_its_masks():
         replace(state, masks=masks), loader(state), cross_entropy, optimizer=Sgd(lr=0.1), run=run
     )
     assert torch.equal(state.model[0].weight.detach() != 0, masks["0.weight"])
+
+
+def test_each_epoch_trains_in_training_mode():
+    state, modes = PROBLEM.state(), []
+
+    def watched(model, batch, progress):
+        modes.append(model.training)
+        return cross_entropy(model, batch, progress)
+
+    def look(now, epoch):
+        now.model.eval()
+
+    three = loader(state, epochs=3, batch=1000)
+    optimize(state, three, watched, optimizer=Sgd(lr=0.1), after_epoch=look, run=RUN)
+    assert modes == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"momentum": 1.0},
+        {"decay": -1.0},
+        {"nesterov": True, "momentum": 0.0},
+    ],
+)
+def test_sgd_refuses_what_cannot_descend(given):
+    with pytest.raises(UsageError):
+        Sgd(**{"lr": 0.1, **given})

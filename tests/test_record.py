@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import DataError
-from secateur.record import SCHEMA, Estimate, Finding, Record, StepTrace, read_records
+from secateur.record import SCHEMA, Estimate, Finding, Record, StepTrace, machine
 from secateur.stats import Interval
 
 NAMES = st.text(max_size=8)
@@ -56,6 +56,7 @@ TRACES = st.builds(
     weights_saw=ROLES,
     masks_saw=ROLES,
     notes=st.dictionaries(NAMES, st.lists(NUMBERS, max_size=3).map(tuple), max_size=2),
+    made=st.dictionaries(NAMES, NAMES, max_size=2),
 )
 RECORDS = st.builds(
     Record,
@@ -166,6 +167,12 @@ class TestJson:
         assert math.isnan(back.measures["c"])
         assert back.split == {"retain": 7}
 
+    def test_a_trace_from_before_machines_were_named_is_still_read(self):
+        data = json.loads(record().to_json())
+        for step in data["steps"]:
+            del step["made"]
+        assert Record.from_json(json.dumps(data)) == record()
+
     @pytest.mark.parametrize("schema", [0, SCHEMA + 1, None, "1"])
     def test_another_schema_is_refused(self, schema):
         data = json.loads(record().to_json()) | {"schema": schema}
@@ -216,24 +223,13 @@ class TestReading:
         assert record(findings=findings).estimate("UA").value == 0.1
         assert record(findings=findings).estimate("none") is None
 
-    def test_records_of_a_store_come_oldest_first(self, tmp_path):
-        for key, created in (("a", "2026-03-01"), ("b", "2026-01-01"), ("c", "2026-02-01")):
-            (tmp_path / "runs" / key).mkdir(parents=True)
-            (tmp_path / "runs" / key / "record.json").write_text(record(key=key, created=created).to_json())
-        assert [one.key for one in read_records(tmp_path)] == ["b", "c", "a"]
-
-    def test_an_empty_store_and_a_broken_record_are_refused(self, tmp_path):
-        with pytest.raises(DataError, match="found none"):
-            read_records(tmp_path)
-        path = tmp_path / "runs" / "x" / "record.json"
-        path.parent.mkdir(parents=True)
-        for content in (b"{", b"\xff\xfe\x00"):
-            path.write_bytes(content)
-            with pytest.raises(DataError, match=str(path)):
-                read_records(tmp_path)
-
 
 class TestText:
+    def test_a_machine_reads_alike_before_and_after_json(self):
+        hardware = {"system": "Linux x86_64", "cpus": 2, "cpu": "AMD EPYC", "gpu": None}
+        assert machine(hardware) == "system Linux x86_64, cpus 2, cpu AMD EPYC"
+        assert machine(Record.from_json(record(hardware=hardware).to_json()).hardware) == machine(hardware)
+
     def test_estimates_print_in_their_unit(self):
         assert str(estimate()) == "25.00 % [10.00, 40.00]"
         assert str(estimate(-3.5, -5, 1, unit="points")) == "-3.50 points [-5.00, 1.00]"

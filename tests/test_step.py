@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.card import Card
 from secateur.data import Role
-from secateur.errors import BrokenPromise, NotFinite, UsageError
+from secateur.errors import BrokenPromise, NotFinite, StepError, UsageError
 from secateur.run import Run
 from secateur.state import State
 from secateur.step import apply
@@ -189,3 +189,41 @@ def test_integer_buffers_are_no_reason_to_refuse():
 def test_a_state_of_another_kind_is_refused():
     with pytest.raises(BrokenPromise, match="return a State, got dict"):
         apply(probe(lambda state, run: {"model": state.model}), PROBLEM.state(), PROBLEM.run)
+
+
+class Causal(nn.Module):
+    """Holds infinity by design, in four dimensions, as an attention mask does."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = PROBLEM.build()
+        self.register_buffer(
+            "mask", torch.full((2, 3, 4, 5), -torch.inf).to(memory_format=torch.channels_last)
+        )
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_infinity_that_was_there_before_is_no_fault():
+    state = State.of(Causal, PROBLEM.split, PROBLEM.run)
+    after = apply(probe(lambda state, run: state), state, PROBLEM.run).state
+    assert torch.equal(after.model.mask, state.model.mask)
+    assert after.model.mask.is_contiguous()
+
+    def spoil(state, run):
+        state.model.mask[0, 0, 0, 0] = torch.nan
+        return state
+
+    with pytest.raises(NotFinite, match="mask holds NaN"):
+        apply(probe(spoil), state, PROBLEM.run)
+
+
+def test_what_a_step_raises_is_told_with_its_line():
+    def fail(state, run):
+        return [][3]
+
+    with pytest.raises(
+        StepError, match=r"could not do its work: IndexError: list index out of range \(.*test_step"
+    ):
+        apply(probe(fail), PROBLEM.state(), PROBLEM.run)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import UsageError, nearest
+from secateur.errors import UsageError, nearest, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +140,13 @@ def resolve(address: str) -> Any:
         raise UsageError(f'expected an address "package.module:name", got "{address}"')
     try:
         found = importlib.import_module(module)
-    except (ImportError, TypeError, ValueError) as error:  # the last two: a relative or an empty name
+    except ImportError as error:
         raise UsageError(
             f'cannot import "{module}" for "{address}" ({error}): install it, or run from the '
             "folder that holds it"
         ) from error
+    except Exception as error:  # a module of somebody else's can raise anything
+        raise UsageError(f'cannot import "{module}" for "{address}": {told(error)}: correct it') from error
     try:
         return operator.attrgetter(name)(found)  # dotted, as in ``__qualname__``
     except AttributeError as error:

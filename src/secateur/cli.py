@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -129,8 +130,8 @@ def grid(
     with _bars() as progress:
         ended = lab.run_grid(plans, store, progress)
     if ended.records:
-        _print_records(list(ended.records), as_json)
         _write_page(list(ended.records), report)
+        _print_records(list(ended.records), as_json)
     for number, error in ended.failures:
         _say(f"secateur: run {number} of {len(plans)} failed: {_told(error)}", bad=True)
     if ended.failures:
@@ -175,8 +176,8 @@ def report(
 
     _check_page(output)
     records = [find_run(store, key) for key in runs] if runs else all_runs(store)
+    _write_page(records, output)  # first: whoever reads the table may go away
     _print_records(records, as_json)
-    _write_page(records, output)
 
 
 @app.command()
@@ -199,7 +200,7 @@ def methods(as_json: AsJson = False) -> None:
         return out.print_json(json.dumps(rows))
     table = Table("name", "kind", "summary", "data", box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(row["name"], row["kind"], row["summary"], row["data"])
+        table.add_row(*(escape(row[column]) for column in ("name", "kind", "summary", "data")))
     Console().print(table)
 
 
@@ -225,14 +226,15 @@ def card(
         )
     console = Console()
     console.print(
-        f"[bold]{name}[/bold]  {cls.card.summary}\n\npaper: {cls.card.paper}\ndata: {cls.card.data}\n"
-        f"version of its numbers: {cls.card.version}\n",
+        f"[bold]{escape(name)}[/bold]  {escape(cls.card.summary)}\n\npaper: {escape(cls.card.paper)}\n"
+        f"data: {escape(cls.card.data)}\nversion of its numbers: {cls.card.version}\n",
         highlight=False,
     )
     table = Table("knob", "type", "default", "meaning", box=None, header_style="bold", pad_edge=False)
     for knob in told:
-        table.add_row(knob.name, knob.type, knob.default.replace("null", "none"), knob.help)
-    console.print(table, markup=False)
+        row = knob._replace(default=knob.default.replace("null", "none"))
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
 
 
 @app.command()
@@ -262,7 +264,8 @@ def doctor(store: StoreAt = DEFAULT_STORE, as_json: AsJson = False) -> None:
     else:
         table = Table("", "what", "found", box=None, show_header=False, pad_edge=False)
         for check in checks:
-            table.add_row("[green]ok[/green]" if check.ok else "[red]no[/red]", check.what, check.found)
+            sign = "[green]ok[/green]" if check.ok else "[red]no[/red]"
+            table.add_row(sign, escape(check.what), escape(check.found))
         Console().print(table)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
@@ -330,7 +333,7 @@ def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
     for one in found:
         cost = "?" if math.isnan(one.seconds) else f"{one.seconds:,.0f} s"
         table.add_row(
-            one.step,
+            escape(one.step),
             str(one.times),
             str(one.stored),
             "?" if one.updates is None else f"{one.updates:,}",

@@ -203,7 +203,7 @@ class View:
         for name, part in {**parts, "y": self._table.y, "row": self._table.ids}.items():
             chosen = part[self._at].contiguous()
             digest.update(f"{name} {chosen.dtype} {tuple(chosen.shape)}".encode())
-            digest.update(chosen.numpy().data)
+            digest.update(chosen.view(torch.uint8).numpy().data)  # numpy knows no bfloat16
         return digest.hexdigest()
 
     def loader(self, *, epochs: int, batch: int, rng: Generator, augment: bool = True) -> Loader[Batch]:

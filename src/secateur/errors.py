@@ -19,6 +19,7 @@ line prints it without a traceback and exits with the code above; Ctrl-C exits w
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -76,6 +77,16 @@ class BrokenPromise(StepError):
 
 class NotFinite(StepError):
     """NaN or infinity in a loss, in weights or in logits."""
+
+
+def told(error: BaseException) -> str:
+    """What outside code raised, where: kind, first line of the message, file and line of the code called."""
+    first = next(iter(str(error).splitlines()), "")
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return f"{type(error).__name__}: {first}"
+    called = [frame for frame in frames if frame.filename == frames[:2][-1].filename][-1]
+    return f"{type(error).__name__}: {first} ({called.filename}, line {called.lineno})"
 
 
 MOST = 24  # options that a message lists

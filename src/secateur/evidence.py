@@ -303,7 +303,7 @@ def load_outputs(path: Path) -> dict[str, Outputs]:
 
 
 def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
-    array = np.asarray(values, dtype=dtype).view()
+    array = np.array(values, dtype=dtype)  # a copy: whoever holds the original could still write to it
     array.flags.writeable = False
     return array
 

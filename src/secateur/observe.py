@@ -36,7 +36,12 @@ def observe(
         DataError: The model does not return logits, a label is outside them, or there is no submodule
             ``features``.
     """
-    with run.steady(tf32=False), _as_judged(model, run), _watching(model, features) as seen:
+    with (
+        run.steady(tf32=False),
+        run.seeded("observe"),
+        _as_judged(model, run),
+        _watching(model, features) as seen,
+    ):
         outputs = {name: _ask(model, name, view, run, seen) for name, view in views.items()}
     if features is not None and any(out.features is None for out in outputs.values()):
         raise DataError(f'expected the model to call "{features}", but it never did: name another submodule')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.data import Batch, Loader
-from secateur.errors import DataError, NotFinite
+from secateur.errors import DataError, NotFinite, UsageError
 from secateur.maths.schedules import constant
 from secateur.run import Run
 from secateur.state import State
@@ -31,6 +32,9 @@ class Sgd:
         decay: Weight decay, on every parameter.
         schedule: Progress in [0, 1) to the factor on ``lr``.
         ascend: Climb the loss instead of descending it.
+
+    Raises:
+        UsageError: A number out of bounds, or Nesterov's momentum without momentum.
     """
 
     lr: float
@@ -39,6 +43,15 @@ class Sgd:
     decay: float = 0.0
     schedule: Callable[[float], float] = constant
     ascend: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.lr < math.inf and 0 <= self.momentum < 1 and 0 <= self.decay < math.inf):
+            raise UsageError(
+                f"expected lr > 0, momentum in [0, 1) and decay >= 0, got {self.lr}, "
+                f"{self.momentum} and {self.decay}"
+            )
+        if self.nesterov and not self.momentum:
+            raise UsageError("nesterov looks ahead along the momentum, and momentum is 0: set one of them")
 
 
 def cross_entropy(model: nn.Module, batch: Batch, progress: float) -> Tensor:
@@ -100,10 +113,10 @@ def optimize(
     total, inertia = len(loader), 1 - optimizer.momentum
     pruned = _pruned(model, state.masks)
     _zero(pruned)
-    _train_mode(model, norms)
     items, done = iter(loader), 0
     with run.progress.bar("training", total) as advance:
         for epoch in range(1, loader.epochs + 1):
+            _train_mode(model, norms)  # at each epoch: ``after_epoch`` may have asked the model something
             losses = torch.zeros((), device=run.where, dtype=torch.float64)
             for _ in range(loader.updates):
                 progress = done / total

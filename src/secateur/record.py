@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -97,6 +96,8 @@ class StepTrace:
         weights_saw: Roles that have shaped the weights.
         masks_saw: Roles that have shaped the masks.
         notes: Name to the numbers that the step noted, in order.
+        made: "hardware", as ``machine`` says it, and "created" of the process that took the step: a store
+            outlives its machine. Empty where nobody wrote it.
     """
 
     step: str
@@ -113,6 +114,7 @@ class StepTrace:
     weights_saw: tuple[str, ...]
     masks_saw: tuple[str, ...]
     notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +129,11 @@ class Record:
         unlearn: Position in ``steps`` of the first step that tells forget from retain; None without one.
         steps: One trace each, in order.
         findings: One for each audit.
-        references: For each reference model: kind, seed, key, and the traces' total seconds.
+        references: For each reference model: kind, seed, key, and the seconds of the retrain step alone.
         measures: Scalars taken where models were at hand.
-        split: Role to number of rows, the split's hash, the number of classes.
-        hashes: Artifact to SHA-256: weights, evidence, split.
-        files: Artifact to path below the store.
+        split: "rows" (role or view to number of rows), "hash" and "classes" (how many).
+        hashes: SHA-256 of "weights", of the "split", and of each file of evidence by its name in ``files``.
+        files: "weights" and the evidence ("before", "after", "retrain[0]" ...) to path below the store.
         cards: Step or audit name to its card as data.
         run: Seed, device, precision, threads, world size.
         versions: Package to version.
@@ -210,29 +212,16 @@ class Record:
         return next((f.estimates[name] for f in self.findings if name in f.estimates), None)
 
 
-def read_records(store: Path) -> list[Record]:
-    """All records of a store, oldest first.
+def machine(hardware: Mapping[str, Any]) -> str:
+    """A record's hardware in words, as the traces of its steps name theirs.
 
-    Args:
-        store: The folder that ``--store`` names.
+    >>> machine({"cpus": 2, "cpu": "AMD EPYC", "gpu": None})
+    'cpus 2, cpu AMD EPYC'
 
     Returns:
-        The records below ``runs/``.
-
-    Raises:
-        DataError: There is none, or one cannot be read.
+        Text.
     """
-    found = []
-    for path in sorted(store.glob("runs/*/record.json")):
-        try:
-            found.append(Record.from_json(path.read_text(encoding="utf-8")))
-        except (ValueError, OSError) as error:  # a DataError, or bytes that are no text
-            raise DataError(f"{path}: {error}") from error
-    if not found:
-        raise DataError(
-            f'expected records below "{store}/runs", found none: run a plan first, or name its --store'
-        )
-    return sorted(found, key=lambda record: record.created)
+    return ", ".join(f"{name} {value}" for name, value in hardware.items() if value is not None)
 
 
 def plain(value: Any) -> Any:

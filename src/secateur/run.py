@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator
 
-from secateur.errors import UsageError
+from secateur.errors import UsageError, told
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 
@@ -69,8 +69,7 @@ class Run:
             torch.empty(0, device=self.where)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(
-                f'expected a device that is here, got "{self.device}" ({str(error).splitlines()[0]}): use '
-                '"cpu" or "auto"'
+                f'expected a device that is here, got "{self.device}" ({told(error)}): use "cpu" or "auto"'
             ) from error
 
     @property
@@ -98,7 +97,7 @@ class Run:
 
     @property
     def layout(self) -> torch.memory_format:
-        """Memory layout of images and of convolution weights: channels last, where there are kernels for it."""
+        """Memory layout of images and of convolution weights: channels last, but for fp64."""
         return torch.contiguous_format if self.resolved == "fp64" else torch.channels_last
 
     def rng(self, name: str) -> Generator:
@@ -142,14 +141,16 @@ class Run:
         Yields:
             Nothing.
         """
-        threads = torch.get_num_threads()
+        threads, rounding = torch.get_num_threads(), torch.get_float32_matmul_precision()
         torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision("highest")
         try:
             flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": tf32}
             with torch.backends.cudnn.flags(**flags):
                 yield
         finally:
             torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(rounding)
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock tells the truth."""

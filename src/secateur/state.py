@@ -9,9 +9,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from secateur.data import Role, Split, View
-from secateur.errors import DataError
+from secateur.errors import DataError, told
 from secateur.run import Run
 
 Scope = Literal["all", "conv", "linear"]
@@ -242,8 +243,8 @@ def copy_model(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise DataError(
-            f"expected a model that can be copied, got one that cannot ({str(error).splitlines()[0]}): it "
-            "keeps an activation or a handle as an attribute; keep it out of the module, or detach it"
+            f"expected a model that can be copied, got one that cannot ({told(error)}): it keeps an "
+            "activation or a handle as an attribute; keep it out of the module, or detach it"
         ) from error
 
 
@@ -254,6 +255,12 @@ def _check_repeats(model: nn.Module, again: nn.Module) -> None:
             "starts anew would go on from trained weights; hand over a function that makes one, and a "
             "trained model as State.of(..., model=...)"
         )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or is_lazy(value):
+            raise DataError(
+                f'expected weights and buffers that are there from the start, but "{name}" is '
+                f"{type(value).__name__}: no checkpoint could hold it; give layers their sizes"
+            )
     pairs = zip(model.state_dict().items(), again.state_dict().items(), strict=True)
     odd = [name for (name, first), (_, second) in pairs if not torch.equal(first, second)]
     if odd:
@@ -306,15 +313,15 @@ def probe(model: nn.Module, view: View) -> int:
     try:
         with torch.no_grad():
             logits = model(batch.x)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # a model of somebody else's can raise anything
         shape = (
             tuple(batch.x.shape)
             if isinstance(batch.x, Tensor)
             else {k: tuple(v.shape) for k, v in batch.x.items()}
         )
         raise DataError(
-            f"expected a model that takes a batch of shape {shape}, but it raised {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}"
+            f"expected a model that takes a batch of shape {shape}, but it raised {told(error)}: "
+            "correct the model, or the shape of the data"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(batch.y):
         got = (

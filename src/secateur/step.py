@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import resource
 import sys
 import time
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from secateur import knobs
 from secateur.card import Card, name_of
 from secateur.data import ROLES, Role, View
-from secateur.errors import BrokenPromise, NotFinite, UsageError
+from secateur.errors import BrokenPromise, NotFinite, SecateurError, StepError, UsageError, told
 from secateur.record import StepTrace
 from secateur.run import Run
 from secateur.state import State, copy_model
@@ -71,6 +72,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         ClosedView: It touched rows that ``reads`` does not name.
         BrokenPromise: It handed back no state, another architecture, or pruned weights that are not +0.0.
         NotFinite: A loss, a weight or a buffer became NaN or infinite.
+        StepError: It raised anything else.
         DataError: The model cannot be copied, or a view that the step trains on is empty.
     """
     name, reads = _identify(step)
@@ -83,7 +85,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
     with run.steady(), run.seeded("torch"), _peak(run) as peak:
         run.synchronize()
         began = time.perf_counter()
-        result = step(handed, run)
+        result = _take(step, name, handed, run)
         run.synchronize()
         seconds = time.perf_counter() - began
     if not isinstance(result, State):
@@ -93,7 +95,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
     _settle(result.model, wanted)
     _check_architecture(name, result, state, run)
     _check_masks(name, result)
-    _check_finite(name, result.model)
+    _check_finite(name, result.model, state.model)
     # a step that tells forget from retain unlearns, and a mark would carry the forgotten rows past it
     unlearns = bool(reads & {"forget", "retain"})
     after = replace(
@@ -122,6 +124,17 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         notes={key: tuple(values) for key, values in run.notes.items()},
     )
     return Applied(after, trace)
+
+
+def _take(step: Step, name: str, handed: State, run: Run) -> State:
+    try:
+        return step(handed, run)
+    except SecateurError:
+        raise
+    except Exception as error:  # a step, a model or a data set of somebody else's can raise anything
+        raise StepError(
+            f"{name} could not do its work: {told(error)}: correct it, its knobs or its data"
+        ) from error
 
 
 def _identify(step: Any) -> tuple[str, frozenset[Role]]:
@@ -189,8 +202,9 @@ def _settle(model: nn.Module, wanted: dict[str, bool]) -> None:
     for key, p in model.named_parameters():
         p.grad = None
         p.requires_grad_(wanted.get(key, p.requires_grad))
-        if not p.is_contiguous():
-            p.data = p.data.contiguous()
+    for value in itertools.chain(model.parameters(), model.buffers()):
+        if not value.is_contiguous():
+            value.data = value.data.contiguous()
 
 
 def _check_architecture(name: str, result: State, state: State, run: Run) -> None:
@@ -222,8 +236,11 @@ def _check_masks(name: str, result: State) -> None:
             )
 
 
-def _check_finite(name: str, model: nn.Module) -> None:
-    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _check_finite(name: str, model: nn.Module, before: nn.Module) -> None:
+    # a buffer may hold infinity by design, as an attention mask does: then it held it before
+    known = dict(before.named_buffers())
+    moved = {key: b for key, b in model.named_buffers() if key not in known or not torch.equal(b, known[key])}
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **moved}
     bad = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if bad:
         raise NotFinite(

@@ -1,5 +1,6 @@
 """Runs: what is shared, what a second run does again, what is believed, and what a killed one leaves."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -12,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from secateur.errors import NotFinite, StoreError
+from secateur.errors import NotFinite, StepError, StoreError
 from secateur.lab import expand, run_grid, run_plan
 from secateur.lab.execute import Lab
 from secateur.lab.freeze import load_weights
@@ -40,7 +41,7 @@ def told(record):
     data = plain(record)
     del data["created"]
     for step in data["steps"]:
-        del step["seconds"], step["peak_bytes"]
+        del step["seconds"], step["peak_bytes"], step["made"]
     for reference in data["references"]:
         del reference["seconds"]
     return data
@@ -511,3 +512,61 @@ def test_states_kept_in_memory_are_few(tiny, store):
         made.run(replace(plan, settings=replace(plan.settings, seed=seed)))
     assert len(made.taken) == 12
     assert len(made._states) <= 4
+
+
+AUDIT = """
+from dataclasses import dataclass
+import secateur as sc
+
+@dataclass(frozen=True, kw_only=True)
+class Always:
+    card = sc.Card(summary="Says one thing.", paper="none", data="retain")
+    needs = sc.Needs(views=frozenset({"retain"}))
+    def __call__(self, evidence, /):
+        return sc.Finding(audit="always", estimates={}, verdict="VERDICT")
+"""
+
+
+def test_an_audit_that_was_edited_judges_again(tmp_path, text, command):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(text.replace('use = "accuracy"', 'use = "judged:Always"'))
+    for verdict in ("fail", "pass"):
+        (tmp_path / "judged.py").write_text(AUDIT.replace("VERDICT", verdict))
+        ran = command("run", plan, "--store", tmp_path / "store")
+        out, err = ran.communicate(timeout=120)
+        assert ran.returncode == 0, err
+        assert f"always: {verdict}" in out
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 2
+
+
+def test_a_record_binds_its_evidence(tmp_path, tiny):
+    record, _ = run(tiny, tmp_path)
+    for name, path in record.files.items():
+        assert record.hashes[name] == hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+    assert all(step.made["hardware"] and step.made["created"] for step in record.steps)
+
+
+FAILING = """
+from dataclasses import dataclass
+import secateur as sc
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    card = sc.Card(summary="Fails.", paper="none", data="retain")
+    reads = frozenset({"retain"})
+    def __call__(self, state, run, /):
+        raise RuntimeError("out of memory, say")
+"""
+
+
+def test_a_step_that_raises_anything_stops_no_other_run(tmp_path, tiny, monkeypatch):
+    (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    tiny["grid"] = {"unlearn": [{"use": "failing:Broken"}, {"use": "fine-tune", "epochs": 1}]}
+    ended = run_grid(expand(tiny), tmp_path / "store")
+    assert [record.method for record in ended.records] == ["fine-tune"]
+    [(number, error)] = ended.failures
+    assert number == 1
+    assert isinstance(error, StepError)
+    assert "RuntimeError: out of memory, say" in str(error)
+    assert "failing.py, line 10" in str(error)

@@ -117,3 +117,29 @@ def test_weights_that_are_not_there_or_do_not_fit_are_refused(tmp_path):
     path.write_bytes(pack_weights(torch.nn.Linear(2, 2), {}))
     with pytest.raises(DataError, match=r"is missing|is not in the architecture"):
         load_weights(build(), path)
+
+
+class Remembers(torch.nn.Module):
+    """A running mean that no state dict shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(64, 10)
+        self.register_buffer("mean", torch.zeros(64), persistent=False)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return self.head(x - self.mean)
+
+
+def test_buffers_that_no_state_dict_shows_come_back(run):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 1, 8, 8)).astype(np.uint8), np.arange(60) % 10
+    first = sc.State.of(Remembers, sc.Split.of(x, y, forget=[1, 2]), run)
+    state, trace = sc.apply(sc.steps.Train(epochs=2, batch=20, lr=0.1), first, run)
+    assert state.model.mean.abs().max() > 0
+    files = freeze(state, trace)
+    back = thaw(first, files[STATE], json.loads(files[META]), run)
+    assert torch.equal(back.model.mean, state.model.mean)

@@ -12,7 +12,7 @@ import torch
 
 from secateur import steps
 from secateur.lab.grid import set_at
-from secateur.lab.keys import Link, identity, step_key
+from secateur.lab.keys import Link, identity, sources, step_key
 from secateur.lab.plan import read_plan
 from secateur.lab.prepare import Loaded
 
@@ -185,6 +185,30 @@ def test_the_source_of_outside_code_is_in_the_key(tiny, outside):
         assert [a != b for a, b in zip(before[name], keys(table), strict=True)] == moved, name
 
 
+def test_the_modules_behind_outside_code_are_in_the_key(tiny, outside, monkeypatch):
+    helper = outside.with_name("keyed_helper.py")
+    helper.write_text("def factor(): return 1.0\n")
+    monkeypatch.delitem(sys.modules, "keyed_helper", raising=False)
+    outside.write_text("from keyed_helper import factor\n" + OUTSIDE)
+    tiny["model"] = {"use": "keyed:net"}
+    before = keys(tiny)
+    assert set(sources("keyed")) == {"keyed", "keyed_helper"}
+    helper.write_text("def factor(): return 0.0\n")
+    assert [a != b for a, b in zip(before, keys(tiny), strict=True)] == [True, True]
+
+
+def test_settings_that_a_repr_hides_are_in_an_identity(outside):
+    import keyed
+
+    assert identity(keyed.Shift(1)) == identity(keyed.Shift(1))
+    assert identity(keyed.Shift(1)) != identity(keyed.Shift(2))
+
+    def closing(by):
+        return lambda x, rng: x + by
+
+    assert identity(closing(1)) != identity(closing(2))
+
+
 @pytest.mark.parametrize("use", ["moved", "hidden"])
 def test_knobs_of_an_augmentation_are_in_the_key(tiny, outside, use):
     tiny["data"] = {"use": f"keyed:{use}", "forget": tiny["data"]["forget"]}
@@ -230,5 +254,5 @@ def test_identities():
     assert identity(torch.nn.ReLU()) == identity(torch.nn.ReLU())
     assert identity(torch.nn.LeakyReLU(0.1)) != identity(torch.nn.LeakyReLU(0.2))
     assert identity(object()) == identity(object())  # no address in memory
-    assert identity(len) == ["builtins:len", None]
+    assert identity(len) == ["builtins:len", {}, {}]
     assert json.loads(json.dumps(identity(functools.partial(torch.relu, inplace=True))))

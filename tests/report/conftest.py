@@ -157,6 +157,7 @@ def make(
         findings.append(_gap(after, before, retrains))
     steps = _steps(method, sparsity, seed, knobs or KNOBS.get(method, {}), rng)
     forget = {"how": "random", "share": 0.1} if random else {"how": "class", "label": 0}
+    said = ["before", "after", *(f"retrain[{i}]" for i in range(references))]
     used = {*audits, *(step.step for step in steps)}
     told_changes: dict[str, Any] = {
         "key": digest("run", method, request, sparsity, seed, knobs),
@@ -186,7 +187,11 @@ def make(
             "hash": digest("split", request, seed if random else 0),
             "classes": classes,
         },
-        "hashes": {name: digest(name, method, request, sparsity, seed) for name in ("weights", "evidence")},
+        "hashes": {
+            name: digest(name, method, request, sparsity, seed) for name in ("weights", "split", *said)
+        },
+        "files": {"weights": "runs/x/model.safetensors"}
+        | {name: f"outputs/{digest(name, seed)}/outputs.safetensors" for name in said},
         "cards": {
             name: {"summary": summary, "paper": paper, "data": data, "version": 1}
             for name, (summary, paper, data) in CARDS.items()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import DataError, StoreError
-from secateur.record import Record
+from secateur.record import Record, machine
 from secateur.report import render_page, write_page
 from secateur.report.plans import plan_text
 
@@ -187,6 +188,124 @@ def test_caveats_stand_once(grid, run, html):
     html = render_page(own)
     assert html.count("<p>of the place</p>") == 1
     assert html.count("of the row") == 1
+
+
+def place(record, **ends):
+    """The record with its gaps moved: measure to (value, low, high), in points."""
+    told = dict(record.findings[-1].estimates)
+    for name, (value, low, high) in ends.items():
+        name = name.replace("_", "-")
+        told[f"gap.{name}"] = dataclasses.replace(told[f"gap.{name}"], value=value, low=low, high=high)
+    return dataclasses.replace(
+        record, findings=(*record.findings[:-1], dataclasses.replace(record.findings[-1], estimates=told))
+    )
+
+
+IN, OUT, NAN = (0.1, -1.0, 1.0), (-3.0, -4.0, -2.0), (0.1, math.nan, math.nan)
+INSIDE = "Inside the band of the retrains by every measure"
+
+
+def test_where_a_run_stands_is_told_by_the_finding_that_judged_it(run):
+    alone = run("fine-tune", audits=("retrain-gap",))
+    text = words(render_page([place(alone, UA=OUT, MIA_Efficacy=IN, RA=(3.0, 2.0, 4.0), TA=IN)]))
+    assert "Outside the band of the retrains: UA (below), RA (above)." in text
+    assert INSIDE not in text
+    within = place(run("fine-tune"), UA=IN, MIA_Efficacy=IN, RA=IN, TA=IN)
+    assert f"{INSIDE}." in words(render_page([within]))
+    assert "the candidate lies outside" not in words(render_page([within]))
+    both = [dataclasses.replace(within, key="a"), place(within, UA=OUT)]
+    assert "Outside the band of the retrains: UA (below in 1 of 2)." in words(render_page(both))
+
+
+def test_inside_is_said_of_four_bands_or_not_at_all(run):
+    half = place(run("fine-tune"), UA=IN, MIA_Efficacy=IN, RA=IN, TA=NAN)
+    text = words(render_page([half]))
+    assert INSIDE not in text
+    assert "the candidate lies outside on" in text  # nothing else says where it stands
+    whole = dataclasses.replace(place(half, TA=IN), key="whole")
+    assert f"{INSIDE} (1 of 2 runs)." in words(render_page([half, whole]))
+
+
+def test_a_page_of_one_audit_still_fills_the_usual_cells(run):
+    record, alone = run("fine-tune"), run("fine-tune", audits=("retrain-gap",))
+    text = words(render_page([alone]))
+    for name in ("UA", "TA", "before.UA"):
+        assert f"{record.estimate(name).value * 100:.1f}" in text
+    assert "Afterwards the model gets" in text
+    assert "train accuracy of the original" in text
+    table = words(render_page([alone])).partition("Percent, with")[2].partition("How far from")[0]
+    assert table.count("–") == 2  # what the original has no number for: seconds
+
+
+def test_provenance_and_cost_are_those_of_the_model_that_came_out(run):
+    record = run("retrain", sparsity=0.0)
+    after = dataclasses.replace(
+        record.steps[-1],
+        step="train",
+        reads=("pool",),
+        drawn={"pool": 5000, "retain": 7},
+        peak_bytes=5 * 2**30,
+        weights_saw=("pool", "retain"),
+        masks_saw=("pool",),
+    )
+    text = words(render_page([dataclasses.replace(record, steps=(*record.steps, after))]))
+    assert "These weights never saw" not in text
+    assert "Called retrain, but these weights have seen the forget rows" in text
+    assert "A mask can leak" in text
+    assert "Mind the masks" in text
+    assert "retain, pool" in text
+    assert "retain 45,007 · pool 5,000" in text
+    assert "5.0 GiB" in text
+
+
+def test_a_peak_of_the_whole_process_is_no_cost_of_a_step(run):
+    gpu, cpu = run("fine-tune"), run("l1-sparse")
+    cpu = dataclasses.replace(cpu, run={**cpu.run, "device": "cpu"})
+    assert "Peak memory" in words(render_page([gpu]))
+    assert "Peak memory" not in words(render_page([cpu]))
+    big = dataclasses.replace(cpu.steps[-1], peak_bytes=77 * 2**30)
+    text = words(render_page([gpu, dataclasses.replace(cpu, steps=(*cpu.steps[:-1], big))]))
+    assert "2.1 GiB" in text
+    assert "77.0 GiB" not in text
+
+
+def test_hashes_bind_the_evidence_or_the_page_does_not_say_so(run):
+    record = run("fine-tune")
+    text = words(render_page([record]))
+    for name in ("before", "after", "retrain[3]"):
+        assert f"{name} {record.hashes[name]} of {record.files[name]}" in text
+    assert text.count(record.hashes["after"]) == 1
+    assert f"weights {record.hashes['weights']} · split" in text
+    assert "The hashes below bind the numbers to files" in text
+    old = dataclasses.replace(record, hashes={"weights": "ab", "split": "cd"}, key="old")
+    text = words(render_page([record, old]))
+    assert "bind the numbers to files; they" not in text
+    assert "hold no hashes of their evidence" in text
+
+
+def test_steps_from_another_machine_forbid_comparing_times(run):
+    record = run("fine-tune")
+    here = {"hardware": machine(record.hardware), "created": "2026-07-01"}
+    there = {"hardware": "cpus 2, cpu AMD EPYC", "created": "2026-06-01"}
+    same = dataclasses.replace(
+        record, steps=tuple(dataclasses.replace(step, made=here) for step in record.steps)
+    )
+    assert "do not compare their times" not in words(render_page([record]))
+    assert "do not compare their times" not in words(render_page([same]))
+    mixed = (dataclasses.replace(same.steps[0], made=there), *same.steps[1:])
+    text = words(render_page([dataclasses.replace(same, steps=mixed)]))
+    assert "or steps of them, were made on different hardware: do not compare their times" in text
+    assert "Steps of 1 run were taken on other hardware: cpus 2, cpu AMD EPYC." in text
+
+
+def test_sparsity_that_went_is_said(run):
+    def kept(before, after, **changes):
+        return run("fine-tune", measures={"sparsity.before": before, "sparsity.after": after}, **changes)
+
+    assert "points of sparsity" not in words(render_page([kept(0.9, 0.86), kept(0.0, 0.9, seed=1)]))
+    assert "Lost 89.9 points of sparsity while unlearning." in words(render_page([kept(0.9, 0.001)]))
+    several = [kept(0.9, 0.9), kept(0.9, 0.8, seed=1), kept(0.9, 0.7, seed=2)]
+    assert "Lost 10 to 20 points of sparsity while unlearning (2 of 3 runs)." in words(render_page(several))
 
 
 def test_the_summary_does_not_praise_a_method_that_did_nothing(run):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from secateur.errors import UsageError
 from secateur.steps._recipe import Recipe
 
 
@@ -29,3 +30,9 @@ def test_a_later_start_follows_the_rest_of_the_schedule():
     sgd = Recipe(epochs=8, schedule="step").sgd(start=2)
     # epochs 2 to 7: the drops come with epochs 4 and 6
     assert [sgd.schedule(epoch / 6) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(UsageError, match="momentum is 0"):
+        Recipe(nesterov=True, momentum=0.0)
+    Recipe(epochs="3", nesterov=True)  # what is wrong by itself is told by apply, with all the rest

@@ -12,17 +12,15 @@ from secateur.audit import Needs
 from secateur.card import Card
 from secateur.evidence import Evidence
 from secateur.knobs import Level
-from secateur.record import Better, Estimate, Finding
-
-_BETTER: dict[str, Better] = {"UA": "nearer-to-retrain", "RA": "higher", "TA": "higher"}
+from secateur.record import Estimate, Finding
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """UA = 1 - accuracy on forget, RA = accuracy on retain, TA = accuracy on test, with Wilson intervals.
 
-    UA has no direction of its own: a model that never saw the rows may still be right on most of them.
-    Classes without retain rows count as forgotten and are left out of test. For the candidate and the
+    None has a direction of its own: nearer to a retrain is better, and a model that never saw the forget rows
+    may still be right on most of them. Classes without retain rows count as forgotten and are left out of test. For the candidate and the
     original each number is also given by class: "UA[3]" is that of class 3.
 
     Attributes:
@@ -54,12 +52,12 @@ class Accuracy:
         estimates = {}
         for prefix, outputs in evidence.models():
             for name, (labels, hits) in evidence.hits(outputs).items():
-                estimates[prefix + name] = self._estimate(name, hits)
+                estimates[prefix + name] = self._estimate(hits)
                 if prefix in {"", "before."}:
                     for label in np.unique(labels):
-                        estimates[f"{prefix}{name}[{label}]"] = self._estimate(name, hits[labels == label])
+                        estimates[f"{prefix}{name}[{label}]"] = self._estimate(hits[labels == label])
         return Finding(audit="accuracy", estimates=estimates, caveats=evidence.left_out)
 
-    def _estimate(self, name: str, hits: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Estimate:
+    def _estimate(self, hits: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Estimate:
         interval = stats.share_interval(int(hits.sum()), len(hits), self.level)
-        return Estimate.of(interval, unit="share", better=_BETTER[name])
+        return Estimate.of(interval, unit="share", better="nearer-to-retrain")

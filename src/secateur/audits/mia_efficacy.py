@@ -19,9 +19,8 @@ class MiaEfficacy:
 
     A support vector machine learns, from each model by itself, to tell retain rows from test rows by the
     softmax probability of the true label; the number is the share of forget rows that it calls non-members.
-    It is no privacy
-    measure: an exact retrain lies anywhere between 0.47 and 0.75, or at 1 where a whole class went. Only the
-    gap to a retrain means something. Classes without retain rows count as forgotten and are left out of test.
+    It is no privacy measure, and an exact retrain has no fixed value. Only the gap to a retrain means
+    something. Classes without retain rows count as forgotten and are left out of test.
 
     Attributes:
         members: Which retain rows the predictor learns: "sampled", a random sample as large as test, the same

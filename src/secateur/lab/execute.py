@@ -22,7 +22,7 @@ from secateur.card import name_of
 from secateur.errors import SecateurError
 from secateur.evidence import Evidence, Outputs, Reference, load_outputs, pack_outputs
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
-from secateur.lab.keys import Link, step_key
+from secateur.lab.keys import Link, identity, step_key
 from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground, Loaded
 from secateur.lab.store import Store, digest
@@ -81,7 +81,8 @@ class Lab:
             "before": before.key,
             "split": ground.split.hash,
             "audits": [
-                [name_of(type(audit)), knobs.values(audit), audit.card.version] for audit in plan.audits
+                [name_of(type(audit)), identity(type(audit)), knobs.values(audit), audit.card.version]
+                for audit in plan.audits
             ],
             "references": [link.key for link, _ in retrained],
         })
@@ -110,7 +111,8 @@ class Lab:
         if not self.store.has("steps", key):
             run = replace(ground.run, seed=seed, progress=_Named(self.progress, planned.label))
             done = self._apply(key, planned, self._state(link, ground), run)
-            self.store.put("steps", key, freeze(done.state, done.trace))
+            trace = replace(done.trace, made={"created": _now(), "hardware": _words(_hardware(run))})
+            self.store.put("steps", key, freeze(done.state, trace))
             self._keep(key, done.state)
             self.taken.append(planned.use)
         meta = json.loads(self.store.read("steps", key, META))
@@ -208,14 +210,15 @@ class Lab:
                 "hash": split.hash,
                 "classes": split.classes,
             },
-            hashes={"weights": digest(weights), "split": split.hash, "root": ground.root},
+            hashes={"weights": digest(weights), "split": split.hash}
+            | {name: self.store.sum("outputs", at, OUTPUTS) for name, (at, _) in said.items()},
             files={"weights": f"runs/{key}/{WEIGHTS}"}
             | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},
             versions=_versions(),
             hardware=_hardware(ground.run),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=_now(),
         )
         self.store.put("runs", key, {RECORD: record.to_json().encode(), WEIGHTS: weights})
 
@@ -240,6 +243,10 @@ def _forget_oldest(kept: dict[str, Any], most: int) -> None:
         del kept[next(iter(kept))]
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 @functools.cache
 def _versions() -> Mapping[str, str]:
     packages = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -253,6 +260,10 @@ def _versions() -> Mapping[str, str]:
 def _hardware(run: Run) -> Mapping[str, Any]:
     gpu = torch.cuda.get_device_name(run.where) if run.where.type == "cuda" else None
     return {"system": f"{platform.system()} {platform.machine()}", "cpus": _cpus(), "cpu": _cpu(), "gpu": gpu}
+
+
+def _words(hardware: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in hardware.items() if value is not None)
 
 
 def _cpus() -> int | None:

@@ -23,7 +23,9 @@ STATE, META = "state.safetensors", "meta.json"
 
 def freeze(state: State, trace: StepTrace) -> dict[str, bytes]:
     """A state and how it came about, as the files of a store entry."""
-    tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
+    # all buffers: those that are not persistent stand in no state dict, and training goes on with them
+    held = {**state.model.state_dict(), **dict(state.model.named_buffers())}
+    tensors = {f"model/{name}": value for name, value in held.items()}
     tensors |= {f"mask/{name}": mask for name, mask in state.masks.items()}
     for name, mark in state.marks.items():
         tensors |= {f"mark/{name}/weights/{key}": value for key, value in mark.weights.items()}
@@ -57,7 +59,10 @@ def thaw(start: State, tensors: bytes, meta: Mapping[str, Any], run: Run) -> Sta
         return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
     state = start.fresh(run)
-    state.model.load_state_dict(under("model/"))
+    held = under("model/")
+    state.model.load_state_dict({name: held[name] for name in state.model.state_dict()})
+    for name, buffer in state.model.named_buffers():
+        buffer.copy_(held[name])
     marks = {
         name: Mark(
             under(f"mark/{name}/weights/"),

@@ -52,11 +52,11 @@ def root_key(split: Split, augment: Any, data: DataPlan, model: ModelPlan, built
         The key.
     """
     weights = digest(Path(model.weights).read_bytes()) if model.weights else None
-    prepared = augment and [data.use, _source(data.use), _words(data.knobs), identity(augment)]
+    prepared = augment and [data.use, sources(_module(data.use)), _words(data.knobs), identity(augment)]
     return digest({
         "pool": split.pool.fingerprint,
         "augment": prepared,
-        "model": [model.use, _source(model.use), _words(built), identity(model.call), weights],
+        "model": [model.use, sources(_module(model.use)), _words(built), identity(model.call), weights],
         "run": run.describe(),
     })
 
@@ -101,27 +101,55 @@ def identity(thing: Any) -> Any:
         thing: A function, a class, a partial, or an object whose ``repr`` tells its settings.
 
     Returns:
-        JSON-like; of outside code also the digest of its whole source file.
+        JSON-like; of outside code also what it closes over, and the digests of its ``sources``.
     """
     if isinstance(thing, functools.partial):
         return [identity(thing.func), _words(dict(enumerate(thing.args))), _words(thing.keywords)]
     if not hasattr(thing, "__qualname__"):
-        return [_told(thing), identity(type(thing))]
+        return [_told(thing), _words(getattr(thing, "__dict__", {})), identity(type(thing))]
     name = f"{thing.__module__}:{thing.__qualname__}"
     if name.startswith("secateur."):
         return [name, __version__]
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(thing))
-    except TypeError:  # built in
-        file = None
-    return [name, digest(Path(file).read_bytes()) if file else None]
+    held = inspect.getclosurevars(thing).nonlocals if inspect.isfunction(thing) else {}
+    return [name, _words(held), sources(inspect.unwrap(thing).__module__)]
 
 
-def _source(use: str) -> str | None:
-    """Digest of the file that an address leads to: what it makes may hold settings that show nowhere else."""
-    module = sys.modules.get(use.partition(":")[0]) if ":" in use else None
-    file = getattr(module, "__file__", None)
-    return digest(Path(file).read_bytes()) if file else None
+def sources(module: str) -> dict[str, str]:
+    """Digests of the source files of an outside module, and of all that its globals come from.
+
+    Installed packages and the standard library are left out: their versions are not part of a key. So is a
+    module that a function imports while it runs, which no global shows.
+
+    Args:
+        module: A name in ``sys.modules``.
+
+    Returns:
+        Module name to digest.
+    """
+    found: dict[str, str] = {}
+    waiting, met = [module], {module}
+    while waiting:
+        name = waiting.pop()
+        code = sys.modules.get(name)
+        file = getattr(code, "__file__", None)
+        if file is None or not _own(name, Path(file)):
+            continue
+        found[name] = digest(Path(file).read_bytes())
+        for value in list(vars(code).values()):
+            other = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            if isinstance(other, str) and other not in met:
+                met.add(other)
+                waiting.append(other)
+    return found
+
+
+def _own(name: str, file: Path) -> bool:
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return not installed and name.partition(".")[0] not in {*sys.stdlib_module_names, "secateur"}
+
+
+def _module(use: str) -> str:
+    return use.partition(":")[0] if ":" in use else ""
 
 
 def _words(values: Mapping[Any, Any]) -> dict[str, str]:

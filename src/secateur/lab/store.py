@@ -115,6 +115,10 @@ class Store:
             )
         return data
 
+    def sum(self, kind: Kind, key: str, name: str) -> str:
+        """The SHA-256 of a file, as it was written."""
+        return self._sums(kind, key)[name]
+
     def _move(self, made: Path, place: Path) -> None:
         """Put a finished folder in its place, which another process may do at the same moment."""
         if place.exists() and not (place / SUMS).is_file():

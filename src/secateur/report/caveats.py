@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from secateur.record import Record
 from secateur.report import names
-from secateur.report.rows import MEASURES, Row
+from secateur.report.rows import MEASURES, Row, placed
+from secateur.report.spread import fixed
 
+_POINTS = 5  # of sparsity: fewer is a last layer or a rounding, not a mask that went
 _PLACED = re.compile(r"the candidate lies (in|out)side")
 
 
@@ -40,7 +41,7 @@ def caveats(records: Iterable[Record]) -> list[Caveat]:
     for i, record in enumerate(records):
         for audit, finding in names.audits(record):
             for text in finding.caveats:
-                if _PLACED.match(text) and any(name.startswith("band.") for name in finding.estimates):
+                if _PLACED.match(text) and len(placed(finding)) == len(MEASURES):
                     continue  # ``why`` says it for all runs at once
                 mark = re.sub(r"[\d.,]*\d", "#", text)
                 texts.setdefault(mark, {})[text] = None
@@ -64,7 +65,7 @@ def shared(records: Sequence[Record], told: Iterable[Caveat] = ()) -> list[Cavea
 
 
 def why(row: Row, told: Iterable[Caveat]) -> list[str]:
-    """Why its verdicts fell so: the measures outside the band, and the caveats that were not told before."""
+    """Why its verdicts fell so: the measures outside the band, what else went, caveats not told before."""
     found, count = [], row.count
     if row.outside:
         where = []
@@ -72,13 +73,26 @@ def why(row: Row, told: Iterable[Caveat]) -> list[str]:
             each = [side if n == count else f"{side} in {n} of {count}" for side, n in sides.items()]
             where.append(f"{name} ({', '.join(each)})")
         found.append("Outside the band of the retrains: " + ", ".join(where) + ".")
-    elif any(
-        math.isfinite(row.values[f"band.{name}"].low) for name in MEASURES if f"band.{name}" in row.values
-    ):
-        found.append("Inside the band of the retrains by every measure.")
+    elif row.inside:
+        often = f" ({row.inside} of {count} runs)" if row.inside < count else ""
+        found.append(f"Inside the band of the retrains by every measure{often}.")
+    found += _denser(row)
     known = {caveat.mark for caveat in told}
     for caveat in (caveat for caveat in caveats(row.records) if caveat.mark not in known):
         often = f"{caveat.runs} of {count} runs" if caveat.runs < count else "every run" if count > 1 else ""
         numbers = ", with other numbers" if caveat.alike else ""
         found.append(caveat.text + (f" ({often}{numbers})" if often else ""))
     return found
+
+
+def _denser(row: Row) -> list[str]:
+    """Sparsity that went while unlearning, which no audit looks at."""
+    pairs = [
+        [run.measures.get(f"sparsity.{when}", 0.0) for when in ("before", "after")] for run in row.records
+    ]
+    lost = sorted(100 * (before - after) for before, after in pairs if 100 * (before - after) > _POINTS)
+    if not lost:
+        return []
+    points = list(dict.fromkeys(fixed(value, 1).removesuffix(".0") for value in (lost[0], lost[-1])))
+    often = f" ({len(lost)} of {row.count} runs)" if len(lost) < row.count else ""
+    return [f"Lost {' to '.join(points)} points of sparsity while unlearning{often}."]

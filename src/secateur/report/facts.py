@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from secateur.record import Record, StepTrace
+from secateur.record import Record, StepTrace, machine
 from secateur.report import names
-from secateur.report.rows import Row
+from secateur.report.rows import Row, told
 from secateur.report.spread import NONE, Spread, fixed, percent, seconds
 from secateur.report.tables import Panel
 
@@ -54,22 +54,19 @@ def controls(panel: Panel) -> list[Control]:
     found: dict[str, Control] = {}
     runs = list({id(run): run for row in panel.rows for run in row.records}.values())
     for run in runs:
-        every = [(name, e) for finding in reversed(run.findings) for name, e in finding.estimates.items()]
-        before = {
-            name.removeprefix("before."): Spread.of([e]) for name, e in every if name.startswith("before.")
-        }
+        before = {name: Spread.of([e]) for name, e in told(run, "before.").items()}
         if before:
             found.setdefault(
                 f"before {names.training(run)}", Control("original", str(names.seed(run)), "", "", before)
             )
-    told = list(found.values())
+    every = list(found.values())
     for retrain in names.retrains(runs):
         took = "" if retrain.seconds is None else seconds(retrain.seconds)
         values = {name: Spread.of([e]) for name, e in retrain.told.items()}
-        told.append(
+        every.append(
             Control("retrain", "" if retrain.seed is None else str(retrain.seed), retrain.key, took, values)
         )
-    return told
+    return every
 
 
 def classes(panel: Panel) -> list[Classes]:
@@ -79,12 +76,12 @@ def classes(panel: Panel) -> list[Classes]:
         for name in row.values:
             if match := _CLASS.fullmatch(name):
                 found.setdefault(match[1], {})[int(match[2])] = None
-    told = []
+    every = []
     for measure, members in found.items():
         rows = [row for row in panel.rows if any(f"{measure}[{c}]" in row.values for c in members)]
         lines = tuple((c, tuple(row.values.get(f"{measure}[{c}]") for row in rows)) for c in sorted(members))
-        told.append(Classes(measure, tuple(row.label for row in rows), lines))
-    return told
+        every.append(Classes(measure, tuple(row.label for row in rows), lines))
+    return every
 
 
 def others(panel: Panel) -> list[tuple[str, list[str], list[Row]]]:
@@ -102,10 +99,10 @@ def others(panel: Panel) -> list[tuple[str, list[str], list[Row]]]:
 
 
 def origins(panel: Panel) -> list[Origin]:
-    """Which roles shaped weights and masks, and whether that leaks; alike rows are told together."""
+    """Which roles shaped the models that the runs ended with, and whether that leaks; alike rows together."""
     found: dict[tuple[str, str, bool, str], dict[str, None]] = {}
     for row in panel.rows:
-        for trace in (t for run in row.records if row.kind != "original" and (t := run.unlearning)):
+        for trace in (run.steps[-1] for run in row.records if row.kind != "original" and run.unlearning):
             leak = bool({"pool", "forget"} & set(trace.masks_saw))
             key = (_roles(trace.weights_saw), _roles(trace.masks_saw), leak, _origin(row, trace, leak))
             found.setdefault(key, {})[row.label] = None
@@ -113,25 +110,28 @@ def origins(panel: Panel) -> list[Origin]:
 
 
 def costs(panel: Panel) -> Sequence[tuple[Row, Mapping[str, str]]]:
-    """What unlearning looked at and took, beside its seconds."""
-    told = []
+    """What unlearning, with the steps after it, looked at and took, beside its seconds."""
+    lines = []
     anew = (row for row in panel.rows if row.kind in {"retrain", "reference"} and "RTE" in row.values)
     fresh = next((row.values["RTE"].mean for row in anew), 0.0)
     for row in panel.rows:
-        traces = [trace for run in row.records if (trace := run.unlearning)]
-        if row.kind == "original" or not traces:
+        runs = [(run, run.steps[run.unlearn :]) for run in row.records if run.unlearning]
+        if row.kind == "original" or not runs:
             continue
-        mean = row.values["RTE"].mean
-        told.append((row, {
+        mean, traces = row.values["RTE"].mean, [trace for _, steps in runs for trace in steps]
+        # on a CPU the peak is the process's own, and holds whatever ran before
+        peaks = [t.peak_bytes for run, steps in runs if run.run.get("device") != "cpu" for t in steps]
+        lines.append((row, {
             "share": percent(mean / fresh) if fresh > 0 and row.kind == "method" else "",
             "reads": ", ".join(dict.fromkeys(role for trace in traces for role in trace.reads)) or "no rows",
             "drawn": " · ".join(
-                f"{role} {_average([t.drawn.get(role, 0) for t in traces])}" for role in traces[0].drawn
+                f"{role} {_average([sum(t.drawn.get(role, 0) for t in steps) for _, steps in runs])}"
+                for role in dict.fromkeys(role for trace in traces for role in trace.drawn)
             ),
-            "peak": _bytes(max(trace.peak_bytes for trace in traces)),
+            "peak": _bytes(max(peaks)) if peaks else "",
             "zeros": row.values["zeros"].middle if "zeros" in row.values else "",
         }))  # fmt: skip
-    return told
+    return lines
 
 
 def preparation(panel: Panel) -> list[tuple[str, Spread]]:
@@ -154,13 +154,30 @@ def splits(records: Iterable[Record]) -> tuple[list[str], list[tuple[str, str, l
         mark = json.dumps([record.request, record.split], sort_keys=True, default=str)
         found.setdefault(mark, (record, set()))[1].add(names.seed(record))
     roles = list(dict.fromkeys(role for record, _ in found.values() for role in names.counts(record)))
-    told = []
+    lines = []
     for record, seeds in found.values():
         sizes = names.counts(record)
         cells = [f"{sizes[role]:,}" if role in sizes else NONE for role in roles]
         code = str(record.split.get("hash", ""))
-        told.append((record.request, ", ".join(map(str, sorted(seeds))), cells, code))
-    return roles, told
+        lines.append((record.request, ", ".join(map(str, sorted(seeds))), cells, code))
+    return roles, lines
+
+
+def elsewhere(records: Iterable[Record]) -> list[tuple[str, int]]:
+    """Machines, other than a run's own, on which steps of it were taken; and how many runs read from each."""
+    found: dict[str, int] = {}
+    for record in records:
+        there = {step.made.get("hardware") or machine(record.hardware) for step in record.steps}
+        for place in sorted(there - {machine(record.hardware)}):
+            found[place] = found.get(place, 0) + 1
+    return list(found.items())
+
+
+def evidence(record: Record) -> list[tuple[str, str, str]]:
+    """The files that the numbers come from: name, path below the store, digest where the record has one."""
+    return [
+        (name, path, record.hashes.get(name, "")) for name, path in record.files.items() if name != "weights"
+    ]
 
 
 def variants(
@@ -188,23 +205,23 @@ def cards(records: Iterable[Record]) -> list[tuple[str, Mapping[str, Any]]]:
 def _origin(row: Row, trace: StepTrace, leak: bool) -> str:
     seen = {"pool", "forget"} & set(trace.weights_saw)
     if row.kind == "retrain" and seen:
-        told = (
+        words = (
             "Called retrain, but these weights have seen the forget rows: no reference for having forgotten."
         )
     elif seen:
-        told = "Forgetting rests on changing weights that had learned the forget rows."
+        words = "Forgetting rests on changing weights that had learned the forget rows."
     else:
-        told = "These weights never saw the forget rows."
+        words = "These weights never saw the forget rows."
     if leak:
-        told += f" {'The mask, too,' if seen else 'But the mask'} was chosen by weights that had seen them."
+        words += f" {'The mask, too,' if seen else 'But the mask'} was chosen by weights that had seen them."
         if row.kind == "retrain":
-            told += " So this retrain keeps something of them: compare with a dense one, "
-            told += "or choose the mask again without them."
+            words += " So this retrain keeps something of them: compare with a dense one, "
+            words += "or choose the mask again without them."
     elif trace.masks_saw:
-        told += " The mask was chosen without them."
+        words += " The mask was chosen without them."
     elif row.sparsity > 0 and trace.sparsity > 0:
-        told += " The mask was chosen without looking at rows."
-    return told
+        words += " The mask was chosen without looking at rows."
+    return words
 
 
 def _roles(roles: Sequence[str]) -> str:

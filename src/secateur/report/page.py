@@ -15,7 +15,7 @@ from secateur.errors import DataError, StoreError
 from secateur.record import Record
 from secateur.report import caveats, facts, figures, names, words
 from secateur.report.plans import plan_text
-from secateur.report.rows import MEASURES, VERDICTS, Row
+from secateur.report.rows import MEASURES, VERDICTS, Row, told
 from secateur.report.spread import Spread, plural
 from secateur.report.tables import NOISE_FLOOR, Panel, panels, summarise
 
@@ -157,10 +157,12 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "leak": any(words.leaky(row) for row in rows),
         "glossary": words.GLOSSARY,
         "honest": words.HONEST,
+        "bound": words.BOUND[not all(_bound(record) for record in records)],
         "roles": roles,
         "splits": splits,
         "versions": facts.variants(record.versions for record in records),
         "hardware": facts.variants(record.hardware for record in records),
+        "elsewhere": facts.elsewhere(records),
         "settings_of_runs": facts.variants((record.run for record in records), leave=("seed",)),
         "cards": facts.cards(records),
         "facts": facts,
@@ -195,22 +197,27 @@ def _by_request(found: Sequence[Panel]) -> list[tuple[tuple[str, str], list[Pane
 def _lines(row: Row) -> list[Line]:
     lines = []
     for run in row.records:
-        told = {name: Spread.of([e]) for name in (*MEASURES, "disparity") if (e := run.estimate(name))}
+        values = {name: Spread.of([e]) for name, e in told(run).items()}
         verdicts = [(audit, finding.verdict) for audit, finding in names.audits(run) if finding.verdict]
-        lines.append(Line(names.seed(run), run, told, verdicts))
+        lines.append(Line(names.seed(run), run, values, verdicts))
     return sorted(lines, key=lambda line: line.seed)
 
 
 def _counted(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     """Audit to verdict to runs, for the methods; for the retrains where nothing else was judged."""
     judged = [row for row in rows if row.kind == "method" and row.verdicts] or rows
-    told: dict[str, dict[str, int]] = {}
+    tally: dict[str, dict[str, int]] = {}
     for row in judged:
         for audit, found in row.verdicts.items():
-            counts = told.setdefault(audit, dict.fromkeys(VERDICTS, 0))
+            counts = tally.setdefault(audit, dict.fromkeys(VERDICTS, 0))
             for verdict, n in found.items():
                 counts[verdict] += n
-    return told
+    return tally
+
+
+def _bound(record: Record) -> bool:
+    evidence = facts.evidence(record)
+    return bool(evidence) and all(digest for _, _, digest in evidence)
 
 
 def _unlearned(row: Row) -> bool:

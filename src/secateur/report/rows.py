@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from secateur.record import Better, Estimate, Record
+from secateur.record import Better, Estimate, Finding, Record
 from secateur.report import names
 from secateur.report.spread import Spread
 
@@ -41,6 +41,7 @@ class Row:
             "train" the original's train accuracy.
         verdicts: Audit to verdict to number of runs.
         outside: Measure to the number of runs "above" and "below" the band of the retrains.
+        inside: How many runs were placed inside it by every measure.
         records: The runs; none for references.
     """
 
@@ -57,6 +58,7 @@ class Row:
     values: Mapping[str, Spread]
     verdicts: Mapping[str, Mapping[str, int]]
     outside: Mapping[str, Mapping[str, int]]
+    inside: int = 0
     records: tuple[Record, ...]
 
     @property
@@ -94,20 +96,20 @@ def of_methods(place: Place, method: str, detail: str, runs: Sequence[Record]) -
     Returns:
         The row.
     """
-    told = [_told(run, "") | _afterwards(run) for run in runs]
+    values = [told(run) | _afterwards(run) for run in runs]
     verdicts: dict[str, dict[str, int]] = {}
     outside: dict[str, dict[str, int]] = {name: {} for name in MEASURES}
-    for run, found in zip(runs, told, strict=True):
+    inside = 0
+    for run in runs:
         for audit, finding in names.audits(run):
             if finding.verdict:
                 counts = verdicts.setdefault(audit, dict.fromkeys(VERDICTS, 0))
                 counts[finding.verdict] += 1
+        found = [sides for finding in run.findings if (sides := placed(finding))]
         for name in MEASURES:
-            if name in found and (band := found.get(f"band.{name}")):
-                value = found[name].value
-                side = "below" if value < band.low else "above" if value > band.high else ""
-                if side:
-                    outside[name][side] = outside[name].get(side, 0) + 1
+            for side in dict.fromkeys(sides[name] for sides in found if sides.get(name)):
+                outside[name][side] = outside[name].get(side, 0) + 1
+        inside += bool(found) and all(sides == dict.fromkeys(MEASURES, "") for sides in found)
     trace = runs[0].unlearning
     return Row(
         **place._asdict(),
@@ -118,9 +120,10 @@ def of_methods(place: Place, method: str, detail: str, runs: Sequence[Record]) -
         knobs=names.flat(trace.knobs) if trace else {},
         count=len(runs),
         seeds=tuple(names.seed(run) for run in runs),
-        values=_spreads(told),
+        values=_spreads(values),
         verdicts={audit: {v: n for v, n in counts.items() if n} for audit, counts in verdicts.items()},
         outside={name: sides for name, sides in outside.items() if sides},
+        inside=inside,
         records=tuple(runs),
     )
 
@@ -136,14 +139,14 @@ def of_originals(place: Place, runs: Sequence[Record]) -> Row | None:
         The row; None where no audit looked at them.
     """
     runs = list({names.training(run): run for run in reversed(runs)}.values())[::-1]
-    told = []
+    values = []
     for run in runs:
-        found = _told(run, "" if run.unlearn is None else "before.")
-        told.append(found | _measured("train", _train_accuracy(run, found), "share", "higher"))
-    if not any(told):
+        found = told(run, "" if run.unlearn is None else "before.")
+        values.append(found | _measured("train", _train_accuracy(run, found), "share", "higher"))
+    if not any(values):
         return None
     return _control(
-        place, "original", "original", runs[0].sparsity, told, [names.seed(run) for run in runs], runs
+        place, "original", "original", runs[0].sparsity, values, [names.seed(run) for run in runs], runs
     )
 
 
@@ -158,14 +161,14 @@ def of_references(place: Place, runs: Sequence[Record]) -> Row | None:
         The row; None without such models.
     """
     found = names.retrains(runs)
-    told = []
+    values = []
     for retrain in found:
         took = _measured("RTE", math.nan if retrain.seconds is None else retrain.seconds, "seconds", "lower")
-        told.append({name: e for name, e in retrain.told.items() if _PLAIN.fullmatch(name)} | took)
+        values.append({name: e for name, e in retrain.told.items() if _PLAIN.fullmatch(name)} | took)
     seeds = [retrain.seed for retrain in found if retrain.seed is not None]
     if not found:
         return None
-    return _control(place, "reference", "retrained references", runs[0].sparsity, told, seeds, ())
+    return _control(place, "reference", "retrained references", runs[0].sparsity, values, seeds, ())
 
 
 def _control(
@@ -173,7 +176,7 @@ def _control(
     kind: Kind,
     name: str,
     sparsity: float,
-    told: Sequence[Mapping[str, Estimate]],
+    values: Sequence[Mapping[str, Estimate]],
     seeds: Sequence[int],
     runs: Sequence[Record],
 ) -> Row:
@@ -183,29 +186,60 @@ def _control(
         kind=kind,
         method=name,
         knobs={},
-        count=len(told),
+        count=len(values),
         seeds=tuple(seeds),
-        values=_spreads(told),
+        values=_spreads(values),
         verdicts={},
         outside={},
         records=tuple(runs),
     )
 
 
-def _spreads(told: Sequence[Mapping[str, Estimate]]) -> dict[str, Spread]:
-    every = dict.fromkeys(name for found in told for name in found)
-    return {name: Spread.of(found[name] for found in told if name in found) for name in every}
+def told(run: Record, prefix: str = "") -> dict[str, Estimate]:
+    """What a run says of one of its models.
 
+    Args:
+        run: The run.
+        prefix: "before." for the original; none for the candidate.
 
-def _told(run: Record, prefix: str) -> dict[str, Estimate]:
-    """What a run says of the model with this prefix; none is the candidate."""
-    told: dict[str, Estimate] = {}
+    Returns:
+        Name without the prefix to estimate, as a row's values are named. A measure that only the audit of the
+        gaps took is the middle of its band plus the gap.
+    """
+    found: dict[str, Estimate] = {}
     for audit, finding in names.audits(run):
         for name, estimate in finding.estimates.items():
             if name.startswith(prefix) and (prefix or not name.startswith(("before.", "retrain["))):
                 bare = name.removeprefix(prefix)
-                told.setdefault(bare if _PLAIN.fullmatch(bare) else f"{audit}/{bare}", estimate)
-    return told
+                found.setdefault(bare if _PLAIN.fullmatch(bare) else f"{audit}/{bare}", estimate)
+    for finding in run.findings:
+        for name in MEASURES:
+            gap, band = finding.estimates.get(f"{prefix}gap.{name}"), finding.estimates.get(f"band.{name}")
+            if name not in found and gap and band:
+                found |= _measured(name, band.value + gap.value / 100, "share", "nearer-to-retrain")
+    return found
+
+
+def placed(finding: Finding) -> dict[str, str]:
+    """Where a finding places the candidate: measure to "above" or "below" the band, or "" inside it.
+
+    Args:
+        finding: Any finding; its "gap.*" tell, and no other audit's number.
+
+    Returns:
+        The measures whose gap has finite ends; a gap is in points, and zero lies in it inside the band.
+    """
+    gaps = {name: gap for name in MEASURES if (gap := finding.estimates.get(f"gap.{name}"))}
+    return {
+        name: "above" if gap.low > 0 else "below" if gap.high < 0 else ""
+        for name, gap in gaps.items()
+        if math.isfinite(gap.low) and math.isfinite(gap.high)
+    }
+
+
+def _spreads(values: Sequence[Mapping[str, Estimate]]) -> dict[str, Spread]:
+    every = dict.fromkeys(name for found in values for name in found)
+    return {name: Spread.of(found[name] for found in values if name in found) for name in every}
 
 
 def _afterwards(run: Record) -> dict[str, Estimate]:
@@ -214,11 +248,11 @@ def _afterwards(run: Record) -> dict[str, Estimate]:
     return zeros | _measured("RTE", took, "seconds", "lower")
 
 
-def _train_accuracy(run: Record, told: Mapping[str, Estimate]) -> float:
+def _train_accuracy(run: Record, found: Mapping[str, Estimate]) -> float:
     forget, retain = (names.counts(run).get(role, 0) for role in ("forget", "retain"))
-    if not forget + retain or not {"UA", "RA"} <= told.keys():
+    if not forget + retain or not {"UA", "RA"} <= found.keys():
         return math.nan
-    return (forget * (1 - told["UA"].value) + retain * told["RA"].value) / (forget + retain)
+    return (forget * (1 - found["UA"].value) + retain * found["RA"].value) / (forget + retain)
 
 
 def _measured(name: str, value: float, unit: str, better: Better) -> dict[str, Estimate]:

@@ -59,8 +59,11 @@ GLOSSARY = (
 HONEST = (
     "Honest operator assumed.",
     "These measurements show what a model does, not what was done to it: someone who controls the training "
-    "can make a page like this one for a model that forgot nothing. The hashes below bind the numbers to "
-    "files; they do not bind the files to the model that is in use.",
+    "can make a page like this one for a model that forgot nothing.",
+)
+BOUND = (
+    "The hashes below bind the numbers to files; they do not bind the files to the model that is in use.",
+    "Some records here hold no hashes of their evidence: nothing binds their numbers to files.",
 )
 
 
@@ -97,8 +100,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 def leaky(row: Row) -> bool:
-    """Whether a mask in these runs has seen forget rows."""
-    saw = {role for run in row.records if (trace := run.unlearning) for role in trace.masks_saw}
+    """Whether a mask that unlearning left in these runs has seen forget rows."""
+    saw = {role for run in row.records if run.unlearning for role in run.steps[-1].masks_saw}
     return bool(saw & {"pool", "forget"})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from secateur import knobs
+from secateur.errors import UsageError
 from secateur.knobs import Batch, Clip, Decay, Epochs, Lr, Momentum, Nesterov, Schedule, WarmUp
 from secateur.maths import schedules
 from secateur.optimize import Sgd
@@ -22,6 +24,17 @@ class Recipe:
     schedule: Schedule = "step"
     warm_up: WarmUp = 0.0
     clip: Clip = None
+
+    def __post_init__(self) -> None:
+        # knobs that are wrong one by one are told by ``apply``, all at once; here, those that clash
+        if not knobs.check(self):
+            self._check_together()
+
+    def _check_together(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise UsageError(
+                "nesterov = true looks ahead along the momentum, and momentum is 0: set one of them"
+            )
 
     def sgd(self, *, start: int = 0, ascend: bool = False) -> Sgd:
         """The optimizer; ``start`` is the epoch of the schedule to begin at."""

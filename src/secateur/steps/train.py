@@ -36,7 +36,8 @@ class Train(Recipe):
     keep: tuple[Annotated[int, Field(ge=0)], ...] = ()
     start: Annotated[int, Field(ge=0)] = 0
 
-    def __post_init__(self) -> None:
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.start >= self.epochs:
             raise UsageError(
                 f"start = {self.start} leaves nothing of a schedule of {self.epochs} epochs: begin earlier"

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from secateur.errors import DataError, UsageError
+from secateur.state import State
 from secateur.step import apply
 from secateur.steps.prune.magnitude import Magnitude
 from secateur.testing import toy_problem
@@ -107,3 +109,11 @@ def test_the_choice_does_not_depend_on_the_precision_of_equal_weights():
     double.model.load_state_dict(start.model.state_dict())
     fine = apply(Magnitude(sparsity=0.7), double, replace(PROBLEM.run, precision="fp64")).state
     assert gone(fine) == gone(apply(Magnitude(sparsity=0.7), start, PROBLEM.run).state)
+
+
+def test_a_scope_without_weights_is_refused():
+    split = PROBLEM.split
+    size = next(iter(split.pool.once(batch=1))).x.numel()
+    state = State.of(lambda: nn.Sequential(nn.Flatten(), nn.Linear(size, 3)), split, PROBLEM.run)
+    with pytest.raises(DataError, match="weights to prune in scope"):
+        apply(Magnitude(sparsity=0.5, scope="conv"), state, PROBLEM.run)

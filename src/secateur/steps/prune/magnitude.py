@@ -9,6 +9,7 @@ from pydantic import Field
 
 from secateur.card import Card
 from secateur.data import Role
+from secateur.errors import DataError
 from secateur.knobs import Sparsity
 from secateur.maths.saliency import keep_largest
 from secateur.run import Run
@@ -46,7 +47,11 @@ class Magnitude:
         """Choose the masks, then rewind under them."""
         if self.sparsity == 0:
             return state
-        scores = {name: weight.abs() for name, weight in state.prunable(self.scope).items()}
+        if not (weights := state.prunable(self.scope)):
+            raise DataError(
+                f'expected weights to prune in scope = "{self.scope}", and the model has none: widen it'
+            )
+        scores = {name: weight.abs() for name, weight in weights.items()}
         masks = keep_largest(scores, self.sparsity, kept=state.masks)
         state = state.pruned({**state.masks, **masks})
         return state.rewound(self.rewind) if self.rewind else state

@@ -54,7 +54,8 @@ class L1Sparse(Recipe):
     penalty: Literal["subgradient", "proximal"] = "subgradient"
     over: Literal["weights", "all"] = "weights"
 
-    def __post_init__(self) -> None:
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.tail >= self.epochs:
             raise UsageError(
                 f"tail = {self.tail} leaves no epoch of {self.epochs} with the l1 term: shorten the tail"
