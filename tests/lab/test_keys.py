@@ -13,8 +13,8 @@ import torch
 from secateur import steps
 from secateur.lab.grid import set_at
 from secateur.lab.keys import Link, identity, sources, step_key
-from secateur.lab.plan import read_plan
 from secateur.lab.prepare import Loaded
+from secateur.lab.read import read_plan
 
 LOADED = Loaded()  # the digits, read once
 
@@ -224,7 +224,7 @@ def test_keys_are_the_same_in_every_process(tiny, outside):
     tiny["step"][1] = {"use": "keyed:Nothing", "as": "unlearn"}
     code = (
         "import json, sys; from dataclasses import replace\n"
-        "from secateur.lab.keys import step_key; from secateur.lab.plan import read_plan\n"
+        "from secateur.lab.keys import step_key; from secateur.lab.read import read_plan\n"
         "from secateur.lab.prepare import Loaded\n"
         "plan = read_plan(json.load(sys.stdin)); on = Loaded().ground(plan, plan.settings.run())\n"
         "link = on.link\n"

@@ -9,8 +9,8 @@ import torch
 
 from secateur.errors import DataError
 from secateur.lab.freeze import pack_weights
-from secateur.lab.plan import read_plan
 from secateur.lab.prepare import Loaded
+from secateur.lab.read import read_plan
 from secateur.zoo import small_cnn
 
 OUTSIDE = """

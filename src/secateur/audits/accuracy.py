@@ -20,8 +20,8 @@ class Accuracy:
     """UA = 1 - accuracy on forget, RA = accuracy on retain, TA = accuracy on test, with Wilson intervals.
 
     None has a direction of its own: nearer to a retrain is better, and a model that never saw the forget rows
-    may still be right on most of them. Classes without retain rows count as forgotten and are left out of test. For the candidate and the
-    original each number is also given by class: "UA[3]" is that of class 3.
+    may still be right on most of them. Classes without retain rows count as forgotten and are left out of
+    test. For the candidate and the original each number is also given by class: "UA[3]" is that of class 3.
 
     Attributes:
         level: Confidence level of each interval, in (0, 1). The intervals are over rows, of this one model.

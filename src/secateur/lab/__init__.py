@@ -16,7 +16,7 @@ _HOMES = {
     "estimate": "cost",
     "expand": "grid",
     "load": "grid",
-    "read_plan": "plan",
+    "read_plan": "read",
     "run_grid": "engine",
     "run_plan": "engine",
 }

@@ -7,6 +7,6 @@ from secateur.lab.engine import run_plan as run_plan
 from secateur.lab.grid import expand as expand
 from secateur.lab.grid import load as load
 from secateur.lab.plan import Plan as Plan
-from secateur.lab.plan import read_plan as read_plan
+from secateur.lab.read import read_plan as read_plan
 from secateur.lab.review import audit_run as audit_run
 from secateur.lab.store import Store as Store

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import PlanError, UsageError, nearest
-from secateur.lab.plan import TOP_KEYS, Plan, label_of, read_plan
+from secateur.lab.plan import TOP_KEYS, Plan
+from secateur.lab.read import label_of, read_plan
 
 
 def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:

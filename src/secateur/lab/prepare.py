@@ -18,7 +18,8 @@ from secateur.data import Split
 from secateur.errors import DataError, SecateurError
 from secateur.lab.freeze import load_weights
 from secateur.lab.keys import Link, root_key, start
-from secateur.lab.plan import TOLD, DataPlan, Plan
+from secateur.lab.plan import DataPlan, Plan
+from secateur.lab.read import TOLD
 from secateur.rows import holdout_rows
 from secateur.run import Run
 from secateur.state import State

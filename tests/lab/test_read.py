@@ -7,7 +7,8 @@ import pytest
 
 from secateur import audits, steps
 from secateur.errors import PlanError
-from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, read_plan
+from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan
+from secateur.lab.read import read_plan
 
 
 def faults(table) -> tuple[str, ...]:
