@@ -44,7 +44,7 @@ _HOMES = {
     "optimize": "optimize",
     "paired": "data",
 }
-_MODULES = ("audits", "errors", "knobs", "lab", "maths", "report", "stats", "steps", "testing", "zoo")
+_MODULES = ("audits", "data", "errors", "knobs", "lab", "maths", "report", "stats", "steps", "testing", "zoo")
 
 __all__ = [*_HOMES, *_MODULES]
 

@@ -1,6 +1,7 @@
 # Written by python tools/generate.py: types for names that are loaded lazily. Do not edit.
 
 from secateur import audits as audits
+from secateur import data as data
 from secateur import errors as errors
 from secateur import knobs as knobs
 from secateur import lab as lab
