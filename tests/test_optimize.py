@@ -12,8 +12,8 @@ from secateur.data import paired
 from secateur.errors import DataError, NotFinite, UsageError
 from secateur.maths.saliency import keep_largest
 from secateur.maths.schedules import cosine
+from secateur.network import fill
 from secateur.optimize import Sgd, cross_entropy, optimize
-from secateur.state import fill
 from secateur.testing import toy_problem
 
 PROBLEM = toy_problem()

@@ -9,8 +9,9 @@ from torch import nn
 
 from secateur.data import Split
 from secateur.errors import DataError
+from secateur.network import copy_model, fill
 from secateur.run import Run
-from secateur.state import Mark, State, check_fits, copy_model, fill, probe, sparsity_of
+from secateur.state import Mark, State
 from secateur.testing import toy_problem
 
 RUN = Run(device="cpu", precision="fp32", threads=1)
@@ -83,12 +84,6 @@ class Dictionary(nn.Linear):
         return {"logits": super().forward(x)}
 
 
-class Keeps(nn.Linear):
-    def forward(self, x):
-        self.kept = super().forward(x)
-        return self.kept
-
-
 def numpy_init():
     model = nn.Linear(4, 3)
     with torch.no_grad():
@@ -121,21 +116,6 @@ def test_a_model_that_does_not_fit_its_build():
         State.of(lambda: nn.Sequential(nn.Linear(4, 3)), split(), RUN, model=build())
 
 
-def test_check_fits_names_the_first_faults_and_counts_the_rest():
-    check_fits(build().state_dict(), build())
-    with pytest.raises(DataError, match=r"0.bias is missing; .*and \d+ more"):
-        check_fits(nn.Linear(4, 5).state_dict(), build())
-    with pytest.raises(DataError, match=r"bias has shape \(3,\), not \(2,\)"):
-        check_fits(nn.Linear(4, 3).state_dict(), nn.Linear(4, 2))
-
-
-def test_a_model_that_keeps_an_activation_cannot_be_copied():
-    model = Keeps(4, 3)
-    model(torch.ones(1, 4))
-    with pytest.raises(DataError, match="it keeps an activation or a handle"):
-        copy_model(model)
-
-
 def test_pruned_fills_and_knows_what_chose_the_masks():
     state = replace(State.of(build, split(), RUN), weights_saw=frozenset({"pool"}))
     mask = torch.zeros(5, 4, dtype=torch.bool)
@@ -147,23 +127,6 @@ def test_pruned_fills_and_knows_what_chose_the_masks():
     assert torch.equal(weight[1:].abs(), torch.zeros(4, 4))
     assert not bool(torch.signbit(weight[1:]).any())
     assert pruned.sparsity == 16 / 35
-
-
-def test_fill_leaves_no_sign_and_no_nan():
-    model = nn.Linear(3, 1)
-    with torch.no_grad():
-        model.weight.copy_(torch.tensor([[-1.0, torch.nan, -0.0]]))
-    fill(model, {"weight": torch.zeros(1, 3, dtype=torch.bool)})
-    assert model.weight.detach().numpy().tobytes() == bytes(12)
-
-
-def test_sparsity_is_of_parameters_with_more_than_one_dimension():
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
-        model[0].bias.zero_()
-    assert sparsity_of(model) == 0.25
-    assert sparsity_of(nn.BatchNorm1d(2)) == 0.0
 
 
 class HiddenBuffer(nn.Linear):
@@ -242,7 +205,3 @@ def test_prunable_takes_convolutions_and_linear_layers_attention_among_them():
     assert list(state.prunable("conv")) == ["conv.weight"]
     assert "conv.weight" not in state.prunable("linear")
     assert all(p.ndim > 1 for p in state.prunable().values())
-
-
-def test_probe_counts_the_classes():
-    assert probe(build().eval(), split().forget) == 3

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from secateur.data import View
 from secateur.errors import DataError, NotFinite
 from secateur.evidence import Outputs
+from secateur.network import probe, sparsity_of
 from secateur.run import Run
-from secateur.state import probe, sparsity_of
 
 
 def observe(
@@ -72,7 +72,7 @@ def _ask(model: nn.Module, name: str, view: View, run: Run, seen: list[Tensor]) 
     if not len(view):
         raise DataError(f'expected rows to ask the model about in "{name}", got an empty view: leave it out')
     view = view.on(run.where, run.dtype, torch.contiguous_format)
-    probe(model, view)
+    probe(model, next(iter(view.fresh().once(batch=2))).x)
     logits, labels, rows, features = [], [], [], []
     for batch in view.once():
         seen.clear()

@@ -19,9 +19,10 @@ from secateur import knobs
 from secateur.card import Card, name_of
 from secateur.data import ROLES, Role, View
 from secateur.errors import BrokenPromise, NotFinite, SecateurError, StepError, UsageError, told
+from secateur.network import copy_model
 from secateur.record import StepTrace
 from secateur.run import Run
-from secateur.state import State, copy_model
+from secateur.state import State
 
 
 class Step(Protocol):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur.errors import UsageError
-from secateur.state import sparsity_of
+from secateur.network import sparsity_of
 from secateur.step import apply
 from secateur.steps.prune.magnitude import Magnitude
 from secateur.steps.train import Train

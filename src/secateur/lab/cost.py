@@ -18,8 +18,8 @@ from secateur.lab.keys import Link, step_key
 from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground
 from secateur.lab.store import Store, digest
+from secateur.network import copy_model
 from secateur.optimize import Sgd, cross_entropy, optimize
-from secateur.state import copy_model
 
 PROBES = 5
 

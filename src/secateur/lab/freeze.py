@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.lab.store import digest
+from secateur.network import check_fits
 from secateur.record import StepTrace, plain
 from secateur.run import Run
-from secateur.state import Mark, State, check_fits
+from secateur.state import Mark, State
 
 STATE, META = "state.safetensors", "meta.json"
 

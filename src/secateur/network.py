@@ -1,0 +1,143 @@
+"""What is asked of any network: that it can be copied, repeated, saved and put a question to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from secateur.errors import DataError, told
+
+
+@torch.no_grad()
+def fill(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set pruned weights to +0.0; filled, not multiplied: w * mask leaves -0.0, which shows the sign of w."""
+    weights = dict(model.named_parameters())
+    for name, mask in masks.items():
+        weights[name].masked_fill_(~mask, 0.0)
+
+
+def sparsity_of(model: nn.Module) -> float:
+    """Share of zeros among parameters with more than one dimension; 0 where there are none."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    return sum(int((p == 0).sum()) for p in weights) / max(1, sum(p.numel() for p in weights))
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        A copy that shares no memory with it.
+
+    Raises:
+        DataError: It holds something that cannot be copied, such as an activation with a graph behind it.
+    """
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(
+            f"expected a model that can be copied, got one that cannot ({told(error)}): it keeps an "
+            "activation or a handle as an attribute; keep it out of the module, or detach it"
+        ) from error
+
+
+def check_repeats(model: nn.Module, again: nn.Module) -> None:
+    """Check what two calls of one ``build`` under one seed gave.
+
+    Args:
+        model: The first.
+        again: The second.
+
+    Raises:
+        DataError: They are one object, differ in their weights, or hold what no checkpoint could.
+    """
+    if model is again:
+        raise DataError(
+            "expected `build` to make a new model at every call, got the same object twice: a step that "
+            "starts anew would go on from trained weights; hand over a function that makes one, and a "
+            "trained model as State.of(..., model=...)"
+        )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or is_lazy(value):
+            raise DataError(
+                f'expected weights and buffers that are there from the start, but "{name}" is '
+                f"{type(value).__name__}: no checkpoint could hold it; give layers their sizes"
+            )
+    pairs = zip(model.state_dict().items(), again.state_dict().items(), strict=True)
+    odd = [name for (name, first), (_, second) in pairs if not torch.equal(first, second)]
+    if odd:
+        raise DataError(
+            f"expected `build` to draw initial weights from torch's global generator, but {odd[0]} differs "
+            "between two calls under one seed: no retraining could be repeated; use torch.nn.init"
+        )
+
+
+def check_fits(weights: Mapping[str, Tensor], like: nn.Module) -> None:
+    """Check that weights load strictly into an architecture.
+
+    Args:
+        weights: Parameter and buffer names to tensors, as a state dict has them.
+        like: The architecture.
+
+    Raises:
+        DataError: Names or shapes differ; the message names the first few.
+    """
+    got = {name: tuple(value.shape) for name, value in weights.items()}
+    want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
+    faults = [f"{name} is missing" for name in want.keys() - got.keys()]
+    faults += [f"{name} is not in the architecture" for name in got.keys() - want.keys()]
+    faults += [
+        f"{name} has shape {got[name]}, not {want[name]}"
+        for name in want.keys() & got.keys()
+        if got[name] != want[name]
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise DataError(
+            "expected weights that fit the architecture exactly, but " + "; ".join(sorted(faults)[:3]) + more
+        )
+
+
+def probe(model: nn.Module, x: Tensor | Mapping[str, Tensor]) -> int:
+    """Ask a model about a few rows.
+
+    Args:
+        model: In evaluation mode.
+        x: [b, ...], or a mapping of such.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        DataError: The model fails on a batch, or does not return logits [b, classes].
+    """
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    except Exception as error:  # a model of somebody else's can raise anything
+        shape = tuple(x.shape) if isinstance(x, Tensor) else {k: tuple(v.shape) for k, v in x.items()}
+        raise DataError(
+            f"expected a model that takes a batch of shape {shape}, but it raised {told(error)}: "
+            "correct the model, or the shape of the data"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != _length(x):
+        got = (
+            f"a tensor of shape {tuple(logits.shape)}"
+            if isinstance(logits, Tensor)
+            else type(logits).__name__
+        )
+        raise DataError(
+            f"expected a model that returns logits [b, classes], got {got}: wrap it in a module whose "
+            "forward returns the logits alone"
+        )
+    return int(logits.shape[1])
+
+
+def _length(x: Tensor | Mapping[str, Tensor]) -> int:
+    return len(x if isinstance(x, Tensor) else next(iter(x.values())))
