@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from secateur.record import read_records
+from secateur.lab.review import all_runs
 from secateur.report import Row, summarise, write_page
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +16,7 @@ COLUMNS = ("UA", "MIA-Efficacy", "RA", "TA")
 
 
 def main(store: Path) -> None:
-    records = [record for record in read_records(store) if record.plan["data"]["use"] == "digits"]
+    records = [record for record in all_runs(store) if record.plan["data"]["use"] == "digits"]
     readme = ROOT / "README.md"
     head, rest = readme.read_text().split(BEGIN)
     _, tail = rest.split(END)

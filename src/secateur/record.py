@@ -129,7 +129,7 @@ class Record:
         unlearn: Position in ``steps`` of the first step that tells forget from retain; None without one.
         steps: One trace each, in order.
         findings: One for each audit.
-        references: For each reference model: kind, seed, key, and the seconds of the retrain step alone.
+        references: For each reference model: kind, seed, key, hardware, and the seconds of the retrain alone.
         measures: Scalars taken where models were at hand.
         split: "rows" (role or view to number of rows), "hash" and "classes" (how many).
         hashes: SHA-256 of "weights", of the "split", and of each file of evidence by its name in ``files``.

@@ -27,7 +27,7 @@ from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground, Loaded
 from secateur.lab.store import Store, digest
 from secateur.observe import measure, observe
-from secateur.record import Record, StepTrace, read_trace
+from secateur.record import Record, StepTrace, machine, read_trace
 from secateur.run import Progress, Run, Silent
 from secateur.state import State
 from secateur.step import Applied, apply
@@ -111,7 +111,7 @@ class Lab:
         if not self.store.has("steps", key):
             run = replace(ground.run, seed=seed, progress=_Named(self.progress, planned.label))
             done = self._apply(key, planned, self._state(link, ground), run)
-            trace = replace(done.trace, made={"created": _now(), "hardware": _words(_hardware(run))})
+            trace = replace(done.trace, made={"created": _now(), "hardware": machine(_hardware(run))})
             self.store.put("steps", key, freeze(done.state, trace))
             self._keep(key, done.state)
             self.taken.append(planned.use)
@@ -201,7 +201,13 @@ class Lab:
             steps=tuple(traces),
             findings=tuple(findings),
             references=tuple(
-                {"kind": "retrained", "seed": trace.seed, "key": link.key, "seconds": trace.seconds}
+                {
+                    "kind": "retrained",
+                    "seed": trace.seed,
+                    "key": link.key,
+                    "seconds": trace.seconds,
+                    "hardware": trace.made["hardware"],
+                }
                 for link, trace in retrained
             ),
             measures=evidence.measures,
@@ -244,7 +250,7 @@ def _forget_oldest(kept: dict[str, Any], most: int) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @functools.cache
@@ -260,10 +266,6 @@ def _versions() -> Mapping[str, str]:
 def _hardware(run: Run) -> Mapping[str, Any]:
     gpu = torch.cuda.get_device_name(run.where) if run.where.type == "cuda" else None
     return {"system": f"{platform.system()} {platform.machine()}", "cpus": _cpus(), "cpu": _cpu(), "gpu": gpu}
-
-
-def _words(hardware: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in hardware.items() if value is not None)
 
 
 def _cpus() -> int | None:

@@ -164,11 +164,13 @@ def splits(records: Iterable[Record]) -> tuple[list[str], list[tuple[str, str, l
 
 
 def elsewhere(records: Iterable[Record]) -> list[tuple[str, int]]:
-    """Machines, other than a run's own, on which steps of it were taken; and how many runs read from each."""
+    """Machines, other than a run's own, on which its steps or references were made; and the runs of each."""
     found: dict[str, int] = {}
     for record in records:
-        there = {step.made.get("hardware") or machine(record.hardware) for step in record.steps}
-        for place in sorted(there - {machine(record.hardware)}):
+        here = machine(record.hardware)
+        there = {step.made.get("hardware", here) for step in record.steps}
+        there |= {str(reference.get("hardware", here)) for reference in record.references}
+        for place in sorted(there - {here}):
             found[place] = found.get(place, 0) + 1
     return list(found.items())
 
