@@ -105,3 +105,17 @@ def test_what_is_no_finding_is_refused(gives, told):
 def test_a_whole_finding_comes_through():
     whole = Finding(audit="toy", estimates={"UA": BOUND}, verdict="pass")
     assert judge([Toy(gives=whole)], Evidence(views(*ALL), views(*ALL))) == [whole]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vague:
+    card: ClassVar[Card] = Card(summary="For tests.", paper="none", data="forget")
+    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
+
+
+@pytest.mark.parametrize(
+    ("audits", "words"), [(Vague(), "a list of audits"), ([Vague()], "Vague.needs to say")]
+)
+def test_what_is_no_list_or_asks_for_nothing_is_refused(audits, words):
+    with pytest.raises(UsageError, match=words):
+        judge(audits, None)

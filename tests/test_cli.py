@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import secateur
 from secateur import __version__, audits, steps
 from secateur.record import Record
 
@@ -189,3 +190,18 @@ def test_a_reader_that_goes_away_is_no_error(command):
     process.stdout.close()
     assert process.wait() in (0, 1)
     assert "Traceback" not in process.stderr.read()
+
+
+def test_version(cli):
+    ran = cli("--version")
+    assert (ran.code, ran.out.strip()) == (0, f"secateur {secateur.__version__}")
+
+
+def test_audit_takes_the_folder_of_a_run(cli, tmp_path, text):
+    plan, store = tmp_path / "plan.toml", tmp_path / "store"
+    plan.write_text(text)
+    assert cli("run", plan, "--store", store).code == 0
+    [folder] = (store / "runs").iterdir()
+    by_folder = cli("audit", folder, "--use", "accuracy")
+    assert by_folder.code == 0, by_folder.err
+    assert by_folder.out == cli("audit", folder.name, "--store", store, "--use", "accuracy").out

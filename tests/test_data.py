@@ -339,3 +339,13 @@ def test_crop_flip_without_padding_only_flips():
     assert bool((same | turned).all())
     assert 0 < int(same.sum()) < 50
     assert repr(crop_flip(0)) == "crop_flip(0)"
+
+
+def test_an_augmentation_of_another_signature_is_refused_before_training():
+    with pytest.raises(UsageError, match=r"expected augment\(x, rng\) -> x"):
+        Split.of(np.zeros((6, 2), dtype=np.float32), [0, 1] * 3, forget=[0], augment=lambda x: x)
+
+
+def test_a_set_of_rows_can_be_forgotten():
+    split = Split.of(np.zeros((6, 2), dtype=np.float32), [0, 1] * 3, forget={4, 1})
+    assert split.forget.rows.tolist() == [1, 4]

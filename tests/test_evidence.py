@@ -242,3 +242,8 @@ print("torch" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_a_reference_of_no_known_kind_is_refused():
+    with pytest.raises(DataError, match="reference of kind"):
+        Reference("magic", {}, np.arange(3))

@@ -272,6 +272,8 @@ def test_each_epoch_trains_in_training_mode():
         {"lr": float("nan")},
         {"momentum": 1.0},
         {"decay": -1.0},
+        {"lr": "x"},
+        {"schedule": "cosine"},
         {"nesterov": True, "momentum": 0.0},
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.errors import DataError
+from secateur.errors import DataError, UsageError
 from secateur.record import SCHEMA, Estimate, Finding, Record, StepTrace, machine
 from secateur.stats import Interval
 
@@ -253,3 +253,10 @@ class TestText:
         assert lines[0] == "accuracy: fail"
         assert [line.split()[0] for line in lines[1:4]] == ["UA", "before.UA", "retrain[0].UA"]
         assert lines[4:] == ["  note: beware"]
+
+
+def test_words_outside_the_vocabulary_are_refused():
+    with pytest.raises(UsageError, match="better to be one of"):
+        Estimate(value=0.5, low=0.4, high=0.6, level=0.95, n=3, method="none", unit="share", better="bigger")
+    with pytest.raises(UsageError, match="expected a verdict of"):
+        Finding(audit="mine", estimates={}, verdict="maybe")

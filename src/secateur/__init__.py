@@ -36,7 +36,7 @@ _HOMES = {
     "StepTrace": "record",
     "View": "data",
     "apply": "step",
-    "crop_flip": "data",
+    "crop_flip": "maths.augment",
     "cross_entropy": "optimize",
     "judge": "audit",
     "measure": "observe",

@@ -20,11 +20,11 @@ from secateur.data import Loader as Loader
 from secateur.data import Role as Role
 from secateur.data import Split as Split
 from secateur.data import View as View
-from secateur.data import crop_flip as crop_flip
 from secateur.data import paired as paired
 from secateur.evidence import Evidence as Evidence
 from secateur.evidence import Outputs as Outputs
 from secateur.evidence import Reference as Reference
+from secateur.maths.augment import crop_flip as crop_flip
 from secateur.observe import measure as measure
 from secateur.observe import observe as observe
 from secateur.optimize import Sgd as Sgd

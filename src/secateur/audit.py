@@ -56,11 +56,18 @@ def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
         UsageError: Something is no audit, a knob of an audit is out of bounds, or what it gave is no finding.
         DataError: A view that an audit needs is missing or empty for candidate, original or a retrain.
     """
+    if not isinstance(audits, (list, tuple)):
+        raise UsageError(f"expected a list of audits, got {audits!r}: write judge([{audits!r}], evidence)")
     for audit in audits:
         if isinstance(audit, type) or not is_dataclass(audit):
             raise UsageError(
                 f"expected audits, each an instance of a frozen dataclass with a card, got {audit!r}: write "
                 "judge([audits.Accuracy()], evidence)"
+            )
+        if not isinstance(getattr(audit, "needs", None), Needs):
+            raise UsageError(
+                f"expected {type(audit).__name__}.needs to say what it asks for: write "
+                "secateur.Needs(views=frozenset({...}), references=0)"
             )
     faults = [f"{type(audit).__name__}: {fault}" for audit in audits for fault in knobs.check(audit)]
     if faults:

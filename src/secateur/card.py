@@ -29,8 +29,8 @@ class Card:
     """
 
     summary: str
-    paper: str
-    data: str
+    paper: str = ""
+    data: str = ""
     version: int = 1
     anew: bool = False
 

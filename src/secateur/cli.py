@@ -77,6 +77,18 @@ def main() -> None:
     sys.exit(ended if isinstance(ended, int) else 0)
 
 
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    """Make a trained classifier forget chosen training data, and prove how well it did."""
+    if version:
+        from secateur import __version__
+
+        out.print(f"secateur {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.command()
 def run(
     plan: Plan,
@@ -140,7 +152,9 @@ def grid(
 
 @app.command()
 def audit(
-    run: Annotated[str, typer.Argument(help="a run's key, or enough of its beginning", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="a run's key, or enough of its beginning, or its folder", show_default=False)
+    ],
     use: Annotated[
         list[str] | None, typer.Option("--use", help="an audit's name or address; default: all that ship")
     ] = None,
@@ -152,6 +166,8 @@ def audit(
     from secateur.lab import audit_run
     from secateur.record import plain
 
+    if Path(run).parent.name == "runs" and Path(run).is_dir():
+        store, run = Path(run).parent.parent, Path(run).name  # the run's folder itself was named
     asked = [knobs.build(audits.shelf.find(name), {}, where=name) for name in (use or list(audits.shelf))]
     findings = audit_run(store, run, asked)
     if as_json:

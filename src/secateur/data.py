@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from secateur.errors import ClosedView, DataError, UsageError
+from secateur.maths.augment import crop_flip as crop_flip
 from secateur.rows import holdout_rows, positions
 from secateur.table import Table
 
@@ -94,33 +95,6 @@ def paired(first: Loader[Item], second: Loader[Other]) -> Loader[tuple[Item, Oth
             yield next(together)
 
     return Loader(first.epochs, first.updates, epoch)
-
-
-class CropFlip:
-    """Random crop after zero padding, and random horizontal flip: for each image two offsets and one coin."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __repr__(self) -> str:
-        return f"crop_flip({self.pad})"
-
-    def __call__(self, x: Tensor, rng: Generator) -> Tensor:
-        """Crop and flip [b, c, h, w]; the same shape comes back."""
-        b, _, h, w = x.shape
-        offset = torch.randint(0, 2 * self.pad + 1, (2, b, 1), generator=rng)
-        flip = torch.randint(0, 2, (b, 1), generator=rng, dtype=torch.bool)
-        rows = offset[0] + torch.arange(h)
-        columns = offset[1] + torch.where(flip, torch.arange(w - 1, -1, -1), torch.arange(w))
-        padded = functional.pad(x, (self.pad,) * 4)
-        index = torch.arange(b).view(b, 1, 1), rows.view(b, h, 1), columns.view(b, 1, w)
-        i, r, c = (part.to(x.device, non_blocking=True) for part in index)
-        return padded.permute(0, 2, 3, 1)[i, r, c].permute(0, 3, 1, 2)
-
-
-def crop_flip(pad: int = 4) -> CropFlip:
-    """The usual augmentation of small images, batched, for ``Split.of(..., augment=crop_flip(4))``."""
-    return CropFlip(pad)
 
 
 class View:
@@ -320,8 +294,8 @@ class Split(Mapping[str, View]):
                 y)``.
             y: [n], the classes.
             forget: Positions in x, or a boolean mask [n].
-            holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget``; or
-                positions, or a mask.
+            holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget`` (the
+                labels of all rows decide the order); or positions, or a mask.
             test: A pair ``(x, y)`` or a map-style data set; never reachable from a step.
             seed: Of the order that a holdout share is drawn in.
             augment: Batches [b, ...] of floats and a generator in, such batches out; for training only.
@@ -334,6 +308,8 @@ class Split(Mapping[str, View]):
                 role, a data set that changes between two reads.
         """
         table = Table.read(x, y, what="the training data")
+        if augment is not None:
+            _check_augment(augment)
         if augment is not None and not isinstance(table.x, Tensor):
             raise DataError(
                 "expected no `augment` where x is a mapping: it works on one tensor; augment inside the "
@@ -396,3 +372,13 @@ class Split(Mapping[str, View]):
         """SHA-256 of who stands where: of every view's name and fingerprint."""
         told = "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items())
         return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _check_augment(augment: Augment) -> None:
+    try:
+        inspect.signature(augment).bind("x", "rng")
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"expected augment(x, rng) -> x, batches [b, ...] and a torch generator in, got "
+            f"{augment!r} ({error})"
+        ) from error

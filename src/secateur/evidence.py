@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -119,6 +119,12 @@ class Reference:
     kind: Kind
     outputs: Mapping[str, Outputs]
     rows: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise DataError(
+                f"expected a reference of kind {get_args(Kind)}, got {self.kind!r}: audits go by it"
+            )
 
     @classmethod
     def retrained(cls, outputs: Mapping[str, Outputs], trained_on: Any) -> Reference:

@@ -45,6 +45,15 @@ class Sgd:
     ascend: bool = False
 
     def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            raise UsageError(
+                f"expected a schedule from progress to a factor, got {self.schedule!r}: take one of "
+                "secateur.maths.schedules"
+            )
+        if not all(isinstance(number, (int, float)) for number in (self.lr, self.momentum, self.decay)):
+            raise UsageError(
+                "expected lr, momentum and decay as numbers: a learning rate of words climbs nowhere"
+            )
         if not (0 < self.lr < math.inf and 0 <= self.momentum < 1 and 0 <= self.decay < math.inf):
             raise UsageError(
                 f"expected lr > 0, momentum in [0, 1) and decay >= 0, got {self.lr}, "

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from secateur.errors import DataError
+from secateur.errors import DataError, UsageError
 from secateur.stats import Interval
 
 SCHEMA = 1
@@ -32,6 +32,10 @@ class Estimate(Interval):
 
     unit: str
     better: Better
+
+    def __post_init__(self) -> None:
+        if self.better not in get_args(Better):
+            raise UsageError(f"expected better to be one of {get_args(Better)}, got {self.better!r}")
 
     @classmethod
     def of(cls, interval: Interval, *, unit: str, better: Better) -> Estimate:
@@ -67,6 +71,12 @@ class Finding:
     estimates: Mapping[str, Estimate]
     verdict: Verdict | None = None
     caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.verdict not in (None, *get_args(Verdict)):
+            raise UsageError(
+                f"expected a verdict of {get_args(Verdict)} or None from {self.audit}, got {self.verdict!r}"
+            )
 
     def __str__(self) -> str:
         lines = [self.audit + (f": {self.verdict}" if self.verdict else "")]

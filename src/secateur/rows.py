@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -50,7 +52,7 @@ def stratified_order(y: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     return np.lexsort((rng.random(len(y)), place))
 
 
-def positions(rows: ArrayLike | Tensor, n: int, role: str) -> NDArray[np.int64]:
+def positions(rows: ArrayLike | Tensor | AbstractSet[int], n: int, role: str) -> NDArray[np.int64]:
     """The rows that a caller names.
 
     Args:
@@ -64,6 +66,8 @@ def positions(rows: ArrayLike | Tensor, n: int, role: str) -> NDArray[np.int64]:
     Raises:
         DataError: Positions that do not exist or come twice, a mask of another length, or neither.
     """
+    if isinstance(rows, AbstractSet):
+        rows = sorted(rows)
     at = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
     if at.dtype == bool:
         if at.shape != (n,):

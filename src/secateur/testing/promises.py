@@ -40,6 +40,8 @@ def fail(promise: str, what: str) -> NoReturn:
 def check_words(thing: Any) -> None:
     """The card is complete; the knobs are frozen, documented, checked, and survive JSON."""
     cls = type(thing)
+    if isinstance(thing, type):
+        fail("an instance", f"got the class {thing.__name__}: write {thing.__name__}(...)")
     card = getattr(cls, "card", None)
     if not isinstance(card, Card):
         fail("card complete", f"{cls.__name__} has no `card`: give it a secateur.Card")

@@ -19,13 +19,12 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        shape = (1, len(mean), 1, 1)
-        self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=True)
-        self.register_buffer("std", torch.tensor(std).view(shape), persistent=True)
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, h, w] in, the same shape out."""
-        return (x - self.mean) / self.std
+        return (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
 
 def small_cnn(*, classes: int = 10, channels: int = 1, width: int = 32) -> nn.Module:
