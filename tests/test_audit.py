@@ -92,8 +92,6 @@ BOUND = Estimate(value=1.0, low=0.5, high=2.0, level=0.9, n=3, method="", unit="
     ("gives", "told"),
     [
         (0.5, "Finding, got float"),
-        (Finding(audit="toy", estimates={}, verdict="perhaps"), "verdict"),
-        (Finding(audit="toy", estimates={}, verdict=["pass"]), "verdict"),
         (Finding(audit="toy", estimates=BARE), 'Estimate for "UA"'),
     ],
 )

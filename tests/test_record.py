@@ -260,3 +260,5 @@ def test_words_outside_the_vocabulary_are_refused():
         Estimate(value=0.5, low=0.4, high=0.6, level=0.95, n=3, method="none", unit="share", better="bigger")
     with pytest.raises(UsageError, match="expected a verdict of"):
         Finding(audit="mine", estimates={}, verdict="maybe")
+    with pytest.raises(UsageError, match="expected a verdict of"):
+        Finding(audit="mine", estimates={}, verdict=["pass"])

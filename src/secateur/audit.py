@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any, ClassVar, Protocol, get_args
+from typing import Any, ClassVar, Protocol
 
 from secateur import knobs
 from secateur.card import Card
 from secateur.errors import DataError, UsageError
 from secateur.evidence import Evidence
-from secateur.record import Estimate, Finding, Verdict
+from secateur.record import Estimate, Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +88,6 @@ def _checked(audit: Any, finding: Any) -> Finding:
     name, how = type(audit).__name__, "write an audit as docs/add-an-audit.md shows"
     if not isinstance(finding, Finding):
         raise UsageError(f"expected {name} to give a Finding, got {type(finding).__name__}: {how}")
-    if finding.verdict not in (None, *get_args(Verdict)):
-        raise UsageError(
-            f"expected a verdict of {get_args(Verdict)} or None from {name}, got {finding.verdict!r}: {how}"
-        )
     bare = [key for key, estimate in finding.estimates.items() if not isinstance(estimate, Estimate)]
     if bare:
         raise UsageError(

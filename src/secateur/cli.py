@@ -77,7 +77,7 @@ def main() -> None:
     sys.exit(ended if isinstance(ended, int) else 0)
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def about(
     version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
 ) -> None:

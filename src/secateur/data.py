@@ -294,8 +294,8 @@ class Split(Mapping[str, View]):
                 y)``.
             y: [n], the classes.
             forget: Positions in x, or a boolean mask [n].
-            holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget`` (the
-                labels of all rows decide the order); or positions, or a mask.
+            holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget``
+                (all labels decide the order); or positions, or a mask.
             test: A pair ``(x, y)`` or a map-style data set; never reachable from a step.
             seed: Of the order that a holdout share is drawn in.
             augment: Batches [b, ...] of floats and a generator in, such batches out; for training only.

@@ -10,6 +10,7 @@ import pytest
 
 from secateur.audit import Needs
 from secateur.card import Card
+from secateur.errors import UsageError
 from secateur.evidence import Evidence
 from secateur.knobs import Level
 from secateur.record import Estimate, Finding
@@ -193,7 +194,6 @@ class AuditUndocumented(HonestAudit):
         (AuditUnseeded(), "same evidence, same finding"),
         (NoUnit(), "every estimate says what it is"),
         (NoMethod(), "every estimate says what it is"),
-        (NoDirection(), "every estimate says what it is"),
         (NoRows(), "every estimate says what it is"),
         (NoLevel(), "every estimate says what it is"),
         (OutsideItsInterval(), "every estimate says what it is"),
@@ -205,7 +205,6 @@ class AuditUndocumented(HonestAudit):
         (UsesTestIfItIsThere(), "asks for what it needs"),
         (SureOfItself(), "asks for what it needs"),
         (SaysNothingOfMissingReferences(), "asks for what it needs"),
-        (NeedsAList(), "asks for what it needs"),
         (AuditUndocumented(), "every knob documented"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, HonestAudit) else "",
@@ -214,6 +213,14 @@ def test_audits(audit, promise):
     with pytest.raises(Broken) as caught:
         check_audit(audit)
     assert caught.value.promise == promise
+
+
+@pytest.mark.parametrize(
+    ("audit", "words"), [(NoDirection(), "better to be one of"), (NeedsAList(), "needs to say")]
+)
+def test_what_is_refused_before_any_promise(audit, words):
+    with pytest.raises(UsageError, match=words):
+        check_audit(audit)
 
 
 def test_an_order_that_is_told_is_no_broken_promise():
