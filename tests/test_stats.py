@@ -187,12 +187,6 @@ class TestIntervalsOverModels:
         assert (band.high + band.low) / 2 == pytest.approx(x.mean())
         assert (band.value, band.n) == (pytest.approx(x.mean()), count)
 
-    def test_mean_interval_is_scipy_s(self):
-        x = np.random.default_rng(0).normal(7, 2, 8)
-        theirs = scipy.stats.t.interval(0.9, 7, loc=x.mean(), scale=scipy.stats.sem(x))
-        mean = stats.mean_interval(x, 0.9)
-        assert (mean.low, mean.high) == pytest.approx(theirs)
-
     def test_a_step_widens_both_sides(self):
         narrow, wide = stats.prediction_interval([3.0] * 5), stats.prediction_interval([3.0] * 5, step=0.25)
         assert (narrow.low, narrow.high) == (3.0, 3.0)
@@ -200,8 +194,8 @@ class TestIntervalsOverModels:
         assert "step" in wide.method
         assert "step" not in narrow.method
 
-    @pytest.mark.parametrize("make", [stats.prediction_interval, stats.mean_interval])
-    def test_one_value_has_no_spread(self, make):
+    def test_one_value_has_no_spread(self):
+        make = stats.prediction_interval
         assert make([2.5]).value == 2.5
         assert math.isnan(make([2.5]).low)
         assert math.isnan(make([2.5]).high)

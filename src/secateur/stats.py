@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -225,30 +225,30 @@ def prediction_interval(values: ArrayLike, level: float = 0.95, *, step: float =
         The mean and its interval in the unit of ``values``; the ends are NaN with fewer than two values, and
         the mean is NaN with none.
 
+    Raises:
+        DataError: A value is NaN or infinite.
+        UsageError: The level is outside (0, 1).
+
     >>> band = prediction_interval([1.0, 2.0, 3.0])
     >>> band.value, round(band.high - band.value, 2)
     (2.0, 4.97)
     """
-    method = "t prediction interval for one further value" + (", one step wider on each side" if step else "")
-    return _t_interval(values, level, lambda count: math.sqrt(1 + 1 / count), step, method)
-
-
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """The t interval for the mean of a normal distribution (Student 1908).
-
-    Args:
-        values: [R], in any unit.
-        level: Confidence level, in (0, 1).
-
-    Returns:
-        The mean and its interval in the unit of ``values``; the ends are NaN with fewer than two values, and
-        the mean is NaN with none.
-
-    >>> mean = mean_interval([1.0, 2.0, 3.0])
-    >>> mean.value, round(mean.high - mean.value, 2)
-    (2.0, 2.48)
-    """
-    return _t_interval(values, level, lambda count: math.sqrt(1 / count), 0.0, "t interval for the mean")
+    _check_level(level)
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not np.isfinite(x).all():
+        raise DataError(
+            f"expected finite values [R], got {x.tolist()}: an interval is made of their mean and spread"
+        )
+    count = len(x)
+    mean, half = float(x.mean()) if count else math.nan, math.nan
+    method = "none: fewer than two values show no spread"
+    if count > 1:
+        spread = math.sqrt(1 + 1 / count) * float(x.std(ddof=1))
+        half = float(stdtrit(count - 1, (1 + level) / 2)) * spread + step
+        method = "t prediction interval for one further value" + (
+            ", one step wider on each side" if step else ""
+        )
+    return Interval(value=mean, low=mean - half, high=mean + half, level=level, n=count, method=method)
 
 
 def mean_size(parts: Sequence[Interval], level: float = 0.95) -> Interval:
@@ -281,23 +281,6 @@ def mean_size(parts: Sequence[Interval], level: float = 0.95) -> Interval:
         n=min(part.n for part in parts),
         method="least and greatest mean that the intervals of the parts, which hold together, allow",
     )
-
-
-def _t_interval(
-    values: ArrayLike, level: float, factor: Callable[[int], float], step: float, method: str
-) -> Interval:
-    _check_level(level)
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or not np.isfinite(x).all():
-        raise DataError(
-            f"expected finite values [R], got {x.tolist()}: an interval is made of their mean and spread"
-        )
-    mean, half = float(x.mean()) if len(x) else math.nan, math.nan
-    if len(x) > 1:
-        half = float(stdtrit(len(x) - 1, (1 + level) / 2)) * factor(len(x)) * float(x.std(ddof=1)) + step
-    else:
-        method = "none: fewer than two values show no spread"
-    return Interval(value=mean, low=mean - half, high=mean + half, level=level, n=len(x), method=method)
 
 
 def _check_level(level: float) -> None:
