@@ -2,4 +2,15 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by datasets: no test waits for a network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory):
+    """Decoded images of tests, and of the commands that they start, are kept apart from the user's."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SECATEUR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from secateur.data import paired
+from secateur.data import Batch, paired
 from secateur.errors import DataError, NotFinite, UsageError
 from secateur.maths.saliency import keep_largest
 from secateur.maths.schedules import cosine
@@ -275,8 +275,145 @@ def test_each_epoch_trains_in_training_mode():
         {"lr": "x"},
         {"schedule": "cosine"},
         {"nesterov": True, "momentum": 0.0},
+        {"sharpness": -1.0},
+        {"sharpness": float("inf")},
+        {"sharpness": "x"},
+        {"sharpness": 2.0, "ascend": True},
     ],
 )
 def test_sgd_refuses_what_cannot_descend(given):
     with pytest.raises(UsageError):
         Sgd(**{"lr": 0.1, **given})
+
+
+def test_smoothed_cross_entropy_by_hand():
+    model = nn.Identity()
+    batch = Batch(torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.25, 3.0]]), torch.tensor([0, 1]), torch.arange(2))
+    logs = torch.log(torch.exp(batch.x) / torch.exp(batch.x).sum(1, keepdim=True))
+    true, uniform = -logs[[0, 1], [0, 1]], -logs.mean(1)
+    expected = (0.9 * true + 0.1 * uniform).mean()
+    assert cross_entropy(model, batch, 0.0, smoothing=0.1).item() == pytest.approx(expected.item())
+    assert cross_entropy(model, batch, 0.0).item() == pytest.approx(true.mean().item())
+    assert not torch.isclose(expected, true.mean())
+
+
+DOUBLE = toy_problem(precision="fp64")
+
+
+def test_one_sharpness_aware_update_by_hand():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+
+    def quadratic(model, batch, progress):
+        return (torch.tensor([3.0, 1.0]) * model.w.square()).sum() / 2
+
+    state = replace(DOUBLE.state(), model=Two())
+    one = loader(state, epochs=1, batch=1000)
+    optimize(state, one, quadratic, optimizer=Sgd(lr=0.1, momentum=0.0, sharpness=0.5), run=DOUBLE.run)
+    # g = (3, -2), |w| g = (3, -4) of length 5, e = 0.5 (3, -8) / 5 = (0.3, -0.8), g(w + e) = (3.9, -2.8)
+    assert state.model.w.tolist() == pytest.approx([1 - 0.39, -2 + 0.28], abs=1e-15)
+
+
+def sharpness_aware(start, sgd, *, clip, batches):
+    """The slow and obvious way, a parameter at a time."""
+    model = start.model.train()
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    momenta = {name: torch.zeros_like(p) for name, p in named.items()}
+
+    def gradients(batch):
+        values = torch.autograd.grad(functional.cross_entropy(model(batch.x), batch.y), list(named.values()))
+        return dict(zip(named, values, strict=True))
+
+    for batch in batches:
+        at = {name: p.detach().clone() for name, p in named.items()}
+        g = gradients(batch)
+        buffers = {name: b.clone() for name, b in model.named_buffers()}
+        length = sum(float((at[name] * g[name]).square().sum()) for name in named) ** 0.5
+        with torch.no_grad():
+            for name, p in named.items():
+                p += sgd.sharpness * at[name] ** 2 * g[name] / length
+        g = gradients(batch)
+        norm = sum(float(value.square().sum()) for value in g.values()) ** 0.5
+        scale = min(1.0, clip / (norm + 1e-6))  # as torch clips
+        with torch.no_grad():
+            for name, b in model.named_buffers():
+                b.copy_(buffers[name])
+            for name, p in named.items():
+                momenta[name].mul_(sgd.momentum).add_(g[name] * scale + sgd.decay * at[name])
+                p.copy_(at[name] - sgd.lr * momenta[name])
+                if name in start.masks:
+                    p.masked_fill_(~start.masks[name], 0.0)
+    return model.eval()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_sharpness_is_the_obvious_loop(sparsity):
+    state, start = DOUBLE.state(sparsity=sparsity), DOUBLE.state(sparsity=sparsity)
+    sgd, run, said = Sgd(lr=0.05, decay=1e-3, sharpness=0.5), DOUBLE.run.at(0), []
+
+    def watched(model, batch, progress):
+        for name, mask in state.masks.items():
+            assert not model.get_parameter(name).detach()[~mask].any()
+        said.append(cross_entropy(model, batch, progress))
+        return said[-1]
+
+    optimize(state, loader(state, epochs=3), watched, optimizer=sgd, clip=0.3, run=run)
+    expected = sharpness_aware(start, sgd, clip=0.3, batches=loader(start, epochs=3))
+    for (name, a), b in zip(expected.state_dict().items(), state.model.state_dict().values(), strict=True):
+        assert torch.allclose(a.double(), b.double(), rtol=1e-12, atol=1e-14), name
+    here, there = torch.stack(said).view(-1, 2).T.detach()
+    assert (there > here).all()
+    assert run.notes["loss"] == pytest.approx(here.view(3, -1).mean(1).tolist())
+
+
+def test_the_second_pass_leaves_no_trace():
+    # at this lr no weight moves by a bit, so whatever differs was left behind by looking around
+    sgd = Sgd(lr=1e-60, momentum=0.0)
+    plain, sharp = PROBLEM.state(), PROBLEM.state()
+    optimize(plain, loader(plain), cross_entropy, optimizer=sgd, run=RUN)
+    optimize(sharp, loader(sharp), cross_entropy, optimizer=replace(sgd, sharpness=2.0), run=RUN)
+    for (name, a), b in zip(plain.model.state_dict().items(), sharp.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert plain.model[1].num_batches_tracked == 4 * 4 + 2 * 3  # the toy problem's own training, and this
+    assert all(p.grad is None for p in sharp.model.parameters())
+
+
+def test_frozen_norms_stay_frozen_in_the_second_pass():
+    state, seen = PROBLEM.state(), []
+    before = {name: b.clone() for name, b in state.model.named_buffers()}
+
+    def loss(model, batch, progress):
+        seen.append(model[1].training)
+        return cross_entropy(model, batch, progress)
+
+    optimize(state, loader(state), loss, optimizer=Sgd(lr=0.01, sharpness=1.0), norms="frozen", run=RUN)
+    assert seen == [False] * 12
+    assert all(torch.equal(b, before[name]) for name, b in state.model.named_buffers())
+
+
+def test_where_the_loss_is_flat_sharpness_stays():
+    state = PROBLEM.state()
+    before = [p.clone() for p in state.model.parameters()]
+
+    def flat(model, batch, progress):
+        return 0.0 * cross_entropy(model, batch, progress)
+
+    optimize(state, loader(state), flat, optimizer=Sgd(lr=0.1, sharpness=2.0), run=RUN)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+
+
+def test_bf16_looks_around_in_bf16():
+    problem = replace(PROBLEM, run=replace(RUN, precision="bf16"))
+    state, seen = problem.state(), []
+
+    def loss(model, batch, progress):
+        logits = model(batch.x)
+        seen.append(logits.dtype)
+        return functional.cross_entropy(logits, batch.y)
+
+    sgd, run = Sgd(lr=0.05, sharpness=0.5), problem.run.at(0)
+    optimize(state, loader(state, epochs=6), loss, optimizer=sgd, run=run)
+    assert set(seen) == {torch.bfloat16}
+    assert run.notes["loss"][-1] < run.notes["loss"][0]

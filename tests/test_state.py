@@ -116,17 +116,38 @@ def test_a_model_that_does_not_fit_its_build():
         State.of(lambda: nn.Sequential(nn.Linear(4, 3)), split(), RUN, model=build())
 
 
-def test_pruned_fills_and_knows_what_chose_the_masks():
+def test_pruned_fills():
     state = replace(State.of(build, split(), RUN), weights_saw=frozenset({"pool"}))
     mask = torch.zeros(5, 4, dtype=torch.bool)
     mask[0] = True
-    pruned = state.pruned({"0.weight": mask}, saw=frozenset({"retain"}))
+    pruned = state.pruned({"0.weight": mask})
     weight = state.model[0].weight.detach()
-    assert pruned.masks_saw == {"pool", "retain"}
+    assert pruned.masks_saw == {"pool"}
     assert bool((weight[0] != 0).all())
     assert torch.equal(weight[1:].abs(), torch.zeros(4, 4))
     assert not bool(torch.signbit(weight[1:]).any())
     assert pruned.sparsity == 16 / 35
+
+
+def test_what_chose_the_masks():
+    state = replace(State.of(build, split(), RUN), weights_saw=frozenset({"pool"}))
+    some, fewer = torch.arange(20).view(5, 4) < 10, torch.arange(20).view(5, 4) < 5
+    retain = frozenset({"retain"})
+    # by weights; by something else; by nothing at all
+    assert state.pruned({"0.weight": some}).masks_saw == {"pool"}
+    known = state.pruned({"0.weight": some}, saw=retain)
+    assert known.masks_saw == retain
+    assert state.pruned({"0.weight": some}, saw=frozenset()).masks_saw == frozenset()
+    # on top of masks that are there: what shaped those stays
+    assert known.pruned({"0.weight": fewer}, saw=frozenset()).masks_saw == retain
+    assert (
+        known.pruned({"0.weight": some, "3.weight": torch.ones(3, 5).bool()}, saw=retain).masks_saw == retain
+    )
+    assert known.pruned({"0.weight": fewer}).masks_saw == {"pool", "retain"}
+    # the same masks again, and others in their place
+    assert known.pruned({"0.weight": some.clone()}).masks_saw == retain
+    assert known.pruned({"0.weight": ~some}, saw=frozenset()).masks_saw == frozenset()
+    assert known.pruned({}, saw=frozenset()).masks_saw == frozenset()
 
 
 class HiddenBuffer(nn.Linear):

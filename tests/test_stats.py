@@ -171,6 +171,111 @@ class TestMiaEfficacy:
             stats.mia_efficacy([0.9], [0.3], [0.5], members="all")
 
 
+def predictor(members, others):
+    """The published predictor: dense rows, members first."""
+    machine = SVC(C=3, gamma="auto", kernel="rbf")
+    x = np.concatenate([members, others]).reshape(-1, 1)
+    return machine.fit(x, np.concatenate([np.ones(len(members)), np.zeros(len(others))]))
+
+
+class TestPredictor:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_answers_are_those_of_the_plain_machine(self, seed):
+        # as a model that knows its rows by heart gives them: most next to 1, some equal to it in double
+        rng = np.random.default_rng(seed)
+        margins = rng.normal(12, 6, 500), rng.normal(8, 8, 400)
+        members, others = (1 / (1 + np.exp(-m)) for m in margins)
+        asked = np.concatenate([members, others, rng.uniform(size=200), [0.0, 1.0, 1.0]])
+        ours = stats._called_members(members, others, asked)
+        assert np.array_equal(ours, predictor(members, others).predict(asked[:, None]) == 1)
+        assert 0 < ours.mean() < 1
+
+    @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+    def test_a_constant_model_is_a_case_too(self, value):
+        same = np.full(9, value)
+        expected = predictor(same, same).predict(same[:, None]) == 1
+        assert np.array_equal(stats._called_members(same, same, same), expected)
+
+
+class TestMiaPrivacy:
+    @pytest.mark.parametrize(("sizes", "scored"), [((300, 120), 60), ((50, 121), 25), ((41, 41), 21)])
+    def test_is_the_mean_recall_on_the_other_halves(self, sizes, scored):
+        rng = np.random.default_rng(0)
+        retain, test = rng.beta(8, 1, sizes[0]), rng.beta(2, 1, sizes[1])
+        found, count = stats.mia_privacy(retain, test, seed=3), min(sizes)
+        rng = np.random.default_rng(3)
+        members = retain[rng.permutation(len(retain))[:count]]
+        others = test[rng.permutation(len(test))[:count]]
+        half = count - scored
+        machine = predictor(members[:half], others[:half])
+        recalls = (
+            machine.predict(members[half:].reshape(-1, 1)).mean(),
+            1 - machine.predict(others[half:].reshape(-1, 1)).mean(),
+        )
+        assert found.value == pytest.approx(np.mean(recalls), abs=1e-12)
+        assert 0.5 < found.value < 1
+        both = [(round(recall * scored), scored) for recall in recalls]
+        assert (found.low, found.high) == pytest.approx(
+            (stats.mean_share(both).low, stats.mean_share(both).high), abs=1e-12
+        )
+        assert found.n == 2 * scored
+
+    def test_told_apart_and_not(self):
+        apart = stats.mia_privacy(np.linspace(0.9, 1, 200), np.linspace(0, 0.5, 200))
+        assert (apart.value, apart.high) == (1.0, 1.0)
+        assert 0.97 < apart.low < 1
+        rng = np.random.default_rng(1)
+        alike = [stats.mia_privacy(rng.beta(5, 1, 200), rng.beta(5, 1, 200), seed=seed) for seed in range(40)]
+        assert np.mean([one.value for one in alike]) == pytest.approx(0.5, abs=0.02)
+        assert sum(one.low <= 0.5 <= one.high for one in alike) >= 35
+
+    def test_the_halves_are_seeded(self):
+        rng = np.random.default_rng(2)
+        retain, test = rng.beta(3, 1, 200), rng.beta(2, 1, 100)
+        values = [stats.mia_privacy(retain, test, seed=seed).value for seed in (0, 1, 2, 0)]
+        assert values[0] == values[3]
+        assert len(set(values)) > 1
+
+    def test_refuses_what_has_no_halves_or_is_no_probability(self):
+        with pytest.raises(DataError, match="at least two retain and two test rows, got 1 and 3"):
+            stats.mia_privacy([0.9], [0.1, 0.2, 0.3])
+        with pytest.raises(DataError, match="probabilities of the true label for test"):
+            stats.mia_privacy([0.9, 0.8], [2.0, 0.1])
+        with pytest.raises(UsageError, match="level"):
+            stats.mia_privacy([0.9, 0.8], [0.3, 0.1], level=95)
+        assert stats.mia_privacy([0.9, 0.8], [0.3, 0.1]).n == 2
+
+
+class TestMeanShare:
+    def test_of_one_is_wilson_s(self):
+        one, wilson = stats.mean_share([(7, 20)], 0.9), stats.share_interval(7, 20, 0.9)
+        assert (one.value, one.n, one.level) == (wilson.value, wilson.n, wilson.level)
+        assert (one.low, one.high) == pytest.approx((wilson.low, wilson.high))
+
+    def test_a_published_example(self):
+        # Newcombe 1998, table II, method 10: 56/70 - 48/80 is 0.2 with [0.0524, 0.3339]; a difference is the
+        # sum with what failed, less one
+        half = stats.mean_share([(56, 70), (80 - 48, 80)])
+        assert (2 * half.low - 1, 2 * half.high - 1) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+        assert half.value == pytest.approx((0.2 + 1) / 2)
+
+    @pytest.mark.parametrize("truth", [(0.5, 0.5), (0.95, 0.1), (0.9, 0.98), (0.99, 0.99)])
+    def test_covers_the_truth(self, truth):
+        trials, covered = (40, 60), 0.0
+        chances = [scipy.stats.binom.pmf(range(n + 1), n, p) for n, p in zip(trials, truth, strict=True)]
+        for a, first in enumerate(chances[0]):
+            for b, second in enumerate(chances[1]):
+                if first * second > 1e-9:
+                    both = stats.mean_share([(a, 40), (b, 60)])
+                    covered += first * second * (both.low <= np.mean(truth) <= both.high)
+        assert 0.92 <= covered <= 0.98  # by enumeration; near the ends Wilson's intervals dip too
+
+    def test_stays_in_bounds_and_is_exact_there(self):
+        assert (stats.mean_share([(5, 5), (9, 9)]).high, stats.mean_share([(0, 5), (0, 9)]).low) == (1.0, 0.0)
+        with pytest.raises(DataError, match="at least one trial"):
+            stats.mean_share([(1, 2), (0, 0)])
+
+
 def misses(rate, count, *, step, draws=4000, level=0.9875):
     """How often one more Poisson count misses the band of ``count`` of them."""
     rows = np.random.default_rng(int(1000 * rate) + count).poisson(rate, (draws, count + 1))

@@ -122,3 +122,56 @@ def test_one_copy_on_each_device():
     away = table.to(torch.device("meta"))
     assert away.x["a"].device.type == away.y.device.type == away.ids.device.type == "meta"
     assert table.to(torch.device("meta")) is away
+
+
+def sampled(ids=(3, 10, 50, 2**40)):
+    return Table.read(X, Y, what="the data", ids=ids)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda ids: np.array(ids, dtype=np.uint64)])
+def test_ids_are_kept(kind):
+    table = sampled(kind([3, 10, 50, 2**40]))
+    assert (table.ids.tolist(), table.ids.dtype) == ([3, 10, 50, 2**40], torch.int64)
+    assert table.positions(np.array([2**40, 3]), "it").tolist() == [3, 0]
+    assert table.positions(np.array([], dtype=np.int64), "it").tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "got"),
+    [
+        ([0, 1, 2], r"torch\.int64 of shape \(3,\): an id"),
+        ([0, 1, 2, 2], r"torch\.int64 of shape \(4,\), not ascending: an id names one row for good"),
+        ([0, 2, 1, 3], "not ascending"),
+        ([0.0, 1.0, 2.0, 3.0], r"torch\.float64"),
+        ([False, True, True, True], r"torch\.bool"),
+        ([[0, 1, 2, 3]], r"shape \(1, 4\): an id"),
+    ],
+)
+def test_ids_that_identify_nothing(ids, got):
+    with pytest.raises(DataError, match=rf"the ids of the data as integers \[4\], ascending, .* got .*{got}"):
+        sampled(ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (
+            [3, 4],
+            r"rows of the training data in it, ids 3\.\.1099511627776, of which 4 are here, got 4: name",
+        ),
+        ([2], "got 2"),
+        ([2**62], "got 4611686018427387904"),
+        ([-1], "got -1"),
+        ([3, 50, 3], "each row once in it, but row 3 is named 2 times"),
+    ],
+)
+def test_rows_that_are_not_there_or_twice(ids, says):
+    with pytest.raises(DataError, match=says):
+        sampled().positions(np.array(ids), "it")
+
+
+def test_without_ids_positions_are_themselves():
+    table = Table.read(X, Y, what="the data")
+    assert table.positions(np.array([3, 0]), "it").tolist() == [3, 0]
+    with pytest.raises(DataError, match=r"in it, ids 0\.\.3, got 4: name rows that are there"):
+        table.positions(np.array([4]), "it")

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from secateur.allocator import keep_freed_memory
 from secateur.errors import SecateurError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def main() -> None:
     # the console script, unlike "python -m", does not look in the working directory for a plan's own code;
     # looked at last, so that nothing installed is hidden
     _look_in("")
+    keep_freed_memory()
     try:
         ended = app(standalone_mode=False)
     except SecateurError as error:

@@ -167,6 +167,20 @@ class View:
         self._open()
         return self._table.y[self._at].numpy()
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row's x; a closed view has it too, as a format tells nothing of rows.
+
+        Raises:
+            DataError: x is a mapping, which has no one shape.
+        """
+        if not isinstance(self._table.x, Tensor):
+            raise DataError(
+                "expected rows whose x is one tensor, got a mapping of tensors: it has no one shape; take a "
+                "step that does not ask for it"
+            )
+        return tuple(self._table.x.shape[1:])
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of ids, labels and contents of the rows, in order."""
@@ -307,7 +321,40 @@ class Split(Mapping[str, View]):
             DataError: Labels that are no classes, rows that do not exist or stand in two roles, an empty
                 role, a data set that changes between two reads.
         """
+        tested = None
+        if test is not None:
+            tested = Table.read(*(test if isinstance(test, tuple) else (test, None)), what="the test data")
         table = Table.read(x, y, what="the training data")
+        return cls.over(table, forget=forget, holdout=holdout, test=tested, seed=seed, augment=augment)
+
+    @classmethod
+    def over(
+        cls,
+        table: Table,
+        /,
+        *,
+        forget: ArrayLike | Tensor,
+        holdout: float | ArrayLike | Tensor = 0.0,
+        test: Table | None = None,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ) -> Split:
+        """``Split.of`` over rows that have been read: many splits of one table hold its rows once.
+
+        Args:
+            table: The training data.
+            forget: As in ``Split.of``.
+            holdout: As in ``Split.of``.
+            test: The test data.
+            seed: As in ``Split.of``.
+            augment: As in ``Split.of``.
+
+        Returns:
+            The split.
+
+        Raises:
+            DataError: As ``Split.of`` says.
+        """
         if augment is not None:
             _check_augment(augment)
         if augment is not None and not isinstance(table.x, Tensor):
@@ -326,7 +373,7 @@ class Split(Mapping[str, View]):
         if len(both := np.intersect1d(gone, held)):
             raise DataError(
                 f"expected a row to be forgotten or held out, but {len(both)} are both (the first: "
-                f"{both[0]}): take them out of one"
+                f"{int(table.ids[both[0]])}): take them out of one"
             )
         pool = np.setdiff1d(np.arange(n), held)
         kept = np.setdiff1d(pool, gone)
@@ -338,8 +385,7 @@ class Split(Mapping[str, View]):
         roles = {"forget": gone, "retain": kept, "holdout": held}
         views = {name: View(name, table, torch.from_numpy(at), augment) for name, at in roles.items()}
         if test is not None:
-            tested = Table.read(*(test if isinstance(test, tuple) else (test, None)), what="the test data")
-            views["test"] = View("test", tested, torch.arange(len(tested.y)))
+            views["test"] = View("test", test, torch.arange(len(test.y)))
         drawn = isinstance(holdout, (int, float)) and bool(len(held))
         return cls(views, View("pool", table, torch.from_numpy(pool), augment), drawn_holdout=drawn)
 

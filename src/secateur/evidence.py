@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 
 from secateur import stats
 from secateur.errors import DataError
+from secateur.stats import Interval
 
 Kind = Literal["retrained", "shadow", "unlearned-shadow"]
 
@@ -142,8 +143,12 @@ class Reference:
         return cls("retrained", outputs, _integers(rows, "rows"))
 
 
-# MIA-Efficacy by the outputs that it rests on, as long as they live: a grid asks about the same models often
+# what the predictor found, by the outputs that it rests on, as long as they live: a grid asks about the same
+# models often
 _EFFICACIES: WeakKeyDictionary[Outputs, dict[tuple[str, int, bytes], tuple[Outputs, Outputs, float]]] = (
+    WeakKeyDictionary()
+)
+_PRIVACIES: WeakKeyDictionary[Outputs, dict[tuple[int, float, bytes], tuple[Outputs, Interval]]] = (
     WeakKeyDictionary()
 )
 
@@ -211,7 +216,7 @@ class Evidence:
 
     @cached_property
     def left_out(self) -> tuple[str, ...]:
-        """A caveat for what ``hits`` and ``mia_efficacy`` leave out of test; empty where that is nothing."""
+        """A caveat for what ``hits`` and both attacks leave out of test; empty where that is nothing."""
         test = self.after["test"]
         gone = np.intersect1d(self.forgotten, test.labels)
         if not len(gone):
@@ -261,12 +266,31 @@ class Evidence:
             kept[key] = retain, test, value
         return kept[key][2]
 
+    def mia_privacy(self, outputs: Mapping[str, Outputs], *, seed: int, level: float) -> Interval:
+        """MIA-Privacy of one model; kept, since the predictor takes seconds on a big test set.
+
+        Args:
+            outputs: What one model of this evidence said of retain and test.
+            seed: Seed of the rows drawn and of the halves: the same for every model.
+            level: Confidence level, in (0, 1).
+
+        Returns:
+            As ``stats.mia_privacy``. Forgotten classes are left out of test.
+        """
+        retain, test = outputs["retain"], outputs["test"]
+        kept = _PRIVACIES.setdefault(retain, {})
+        key = (seed, level, self.forgotten.tobytes())
+        if key not in kept or kept[key][0] is not test:
+            confidences = (view.confidence[np.argsort(view.rows)] for view in (retain, self._test(outputs)))
+            kept[key] = test, stats.mia_privacy(*confidences, seed=seed, level=level)
+        return kept[key][1]
+
     def _test(self, outputs: Mapping[str, Outputs]) -> Outputs:
         test = outputs["test"].without(self.forgotten)
         if not len(test):
             raise DataError(
-                "expected test rows of a retained class, got none: TA and MIA-Efficacy leave forgotten "
-                "classes out; give the split test rows of the others"
+                "expected test rows of a retained class, got none: TA and the membership attacks leave "
+                "forgotten classes out; give the split test rows of the others"
             )
         return test
 

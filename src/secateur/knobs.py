@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -31,6 +31,17 @@ Clip = Annotated[
     Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
     Field(description="largest allowed l2 norm of the whole gradient; none: no clipping"),
 ]
+Smoothing = Annotated[
+    float, Field(ge=0, lt=1, description="label smoothing: share of each target spread over all classes")
+]
+Sam = Annotated[
+    float,
+    Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="radius rho of adaptive sharpness-aware minimisation, two passes per update; 0: off",
+    ),
+]
 Schedule = Annotated[
     Literal["constant", "step", "cosine", "one-cycle"],
     Field(description="how the learning rate moves over the run; step: a tenth at 50 % and again at 75 %"),
@@ -49,6 +60,10 @@ Members = Annotated[
 ]
 Level = Annotated[float, Field(gt=0, lt=1, description="confidence level of the intervals")]
 Seed = Annotated[int, Field(ge=0, description="seed of the named random streams")]
+
+
+# what a class says of itself, and what the caller of a function hands over: no knobs
+_SAID = frozenset({"card", "reads", "needs", "progress"})
 
 
 class Knob(NamedTuple):
@@ -76,14 +91,14 @@ def _fields(target: Any) -> dict[str, tuple[Any, bool]]:
         }
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = [p for p in inspect.signature(target).parameters.values() if p.kind in named]
+    found = inspect.signature(target).parameters.values()
+    parameters = [p for p in found if p.kind in named and p.name not in _SAID]
     return {p.name: (hints.get(p.name, Any), p.default is p.empty) for p in parameters}
 
 
 def _knobs(cls: Any) -> list[dataclasses.Field[Any]]:
     """The fields that are set from outside; what a class says of itself is none, ClassVar or not."""
-    said = {"card", "reads", "needs"}
-    return [field for field in dataclasses.fields(cls) if field.init and field.name not in said]
+    return [field for field in dataclasses.fields(cls) if field.init and field.name not in _SAID]
 
 
 def _adapter(hint: Any, config: ConfigDict) -> TypeAdapter[Any]:
@@ -143,13 +158,16 @@ def build(target: Any, values: Mapping[str, Any], *, where: str) -> Any:
         raise PlanError([f"{where}: {error}"]) from error
 
 
-def parse(target: Any, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def parse(
+    target: Any, values: Mapping[str, Any], *, where: str, told: Collection[str] = ()
+) -> dict[str, Any]:
     """Check JSON-like values against a dataclass or a function: strictly, and all faults at once.
 
     Args:
         target: A dataclass whose fields are knobs, or a function whose parameters are.
         values: Name to value, as TOML or JSON gives them.
         where: The place in the plan, to begin each sentence with.
+        told: Knobs that the caller can hand over where they are missing here.
 
     Returns:
         Name to value, ready for the call (lists have become tuples where the type says so).
@@ -160,7 +178,7 @@ def parse(target: Any, values: Mapping[str, Any], *, where: str) -> dict[str, An
     adapters = _adapters(target)
     required = {name for name, (_, needed) in _fields(target).items() if needed}
     unknown = [key for key in values if key not in adapters]
-    missing = [key for key in adapters if key in required and key not in values]
+    missing = [key for key in adapters if key in required and key not in values and key not in told]
     faults = [f'{where}: unknown key "{key}", {nearest(key, adapters)}' for key in unknown]
     faults += [f'{where}: "{key}" is missing, and it has no default' for key in missing]
     fields = {}

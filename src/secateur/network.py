@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from secateur.errors import DataError, told
@@ -78,19 +79,24 @@ def check_repeats(model: nn.Module, again: nn.Module) -> None:
         )
 
 
-def check_fits(weights: Mapping[str, Tensor], like: nn.Module) -> None:
+def check_fits(weights: Mapping[str, Tensor], like: nn.Module, *, whole: bool = False) -> None:
     """Check that weights load strictly into an architecture.
+
+    A file may lack what its modules can do without: buffers that they name in a class attribute ``may_lack``
+    (constants, which then stand as they were built), and the count of batches in batch norm.
 
     Args:
         weights: Parameter and buffer names to tensors, as a state dict has them.
         like: The architecture.
+        whole: Nothing may be lacking: a model that does without is another architecture.
 
     Raises:
         DataError: Names or shapes differ; the message names the first few.
     """
     got = {name: tuple(value.shape) for name, value in weights.items()}
     want = {name: tuple(value.shape) for name, value in like.state_dict().items()}
-    faults = [f"{name} is missing" for name in want.keys() - got.keys()]
+    lacking = want.keys() - got.keys() - (set() if whole else _may_lack(like, got))
+    faults = [f"{name} is missing" for name in lacking]
     faults += [f"{name} is not in the architecture" for name in got.keys() - want.keys()]
     faults += [
         f"{name} has shape {got[name]}, not {want[name]}"
@@ -102,6 +108,16 @@ def check_fits(weights: Mapping[str, Tensor], like: nn.Module) -> None:
         raise DataError(
             "expected weights that fit the architecture exactly, but " + "; ".join(sorted(faults)[:3]) + more
         )
+
+
+def _may_lack(model: nn.Module, got: Collection[str]) -> set[str]:
+    found = set()
+    for path, module in model.named_modules():
+        plain = ("num_batches_tracked",) if isinstance(module, _BatchNorm) else ()
+        names = {f"{path}.{name}".lstrip(".") for name in getattr(module, "may_lack", plain)}
+        if names.isdisjoint(got):  # half of them is damage
+            found |= names
+    return found
 
 
 def probe(model: nn.Module, x: Tensor | Mapping[str, Tensor]) -> int:

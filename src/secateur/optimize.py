@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -32,6 +33,9 @@ class Sgd:
         decay: Weight decay, on every parameter.
         schedule: Progress in [0, 1) to the factor on ``lr``.
         ascend: Climb the loss instead of descending it.
+        sharpness: Radius rho of adaptive sharpness-aware minimisation (Kwon et al., ASAM, ICML 2021): the
+            gradient is taken at w + e, with e = rho w^2 g / || |w| g ||_2 over all trainable parameters and g
+            the gradient at w, so each update costs two passes; 0: at w. In [0, inf).
 
     Raises:
         UsageError: A number out of bounds, or Nesterov's momentum without momentum.
@@ -43,6 +47,7 @@ class Sgd:
     decay: float = 0.0
     schedule: Callable[[float], float] = constant
     ascend: bool = False
+    sharpness: float = 0.0
 
     def __post_init__(self) -> None:
         if not callable(self.schedule):
@@ -50,10 +55,9 @@ class Sgd:
                 f"expected a schedule from progress to a factor, got {self.schedule!r}: take one of "
                 "secateur.maths.schedules"
             )
-        if not all(isinstance(number, (int, float)) for number in (self.lr, self.momentum, self.decay)):
-            raise UsageError(
-                "expected lr, momentum and decay as numbers: a learning rate of words climbs nowhere"
-            )
+        numbers = self.lr, self.momentum, self.decay, self.sharpness
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise UsageError("expected lr, momentum, decay and sharpness as numbers: words climb nowhere")
         if not (0 < self.lr < math.inf and 0 <= self.momentum < 1 and 0 <= self.decay < math.inf):
             raise UsageError(
                 f"expected lr > 0, momentum in [0, 1) and decay >= 0, got {self.lr}, "
@@ -61,11 +65,31 @@ class Sgd:
             )
         if self.nesterov and not self.momentum:
             raise UsageError("nesterov looks ahead along the momentum, and momentum is 0: set one of them")
+        if not 0 <= self.sharpness < math.inf:
+            raise UsageError(
+                f"expected sharpness >= 0, the radius in which the loss is to be flat, got {self.sharpness}"
+            )
+        if self.ascend and self.sharpness:
+            raise UsageError(
+                "sharpness looks for the worst loss nearby in order to lower it, and ascend climbs the loss: "
+                "set one of them"
+            )
 
 
-def cross_entropy(model: nn.Module, batch: Batch, progress: float) -> Tensor:
-    """The mean cross-entropy of a batch, in nats: the loss of most steps."""
-    return functional.cross_entropy(model(batch.x), batch.y)
+def cross_entropy(model: nn.Module, batch: Batch, progress: float, smoothing: float = 0.0) -> Tensor:
+    """The mean cross-entropy of a batch, in nats: the loss of most steps.
+
+    Args:
+        model: Gives logits [b, classes].
+        batch: Inputs and labels.
+        progress: Not used.
+        smoothing: Share of each target that is spread evenly over all classes, the true one among them
+            (Szegedy et al., CVPR 2016); in [0, 1).
+
+    Returns:
+        A scalar.
+    """
+    return functional.cross_entropy(model(batch.x), batch.y, label_smoothing=smoothing)
 
 
 def optimize(
@@ -81,6 +105,11 @@ def optimize(
     run: Run,
 ) -> State:
     """Train ``state.model`` in place.
+
+    With ``optimizer.sharpness`` every batch is passed twice, at w and at w + e. The second pass normalises by
+    the batch, as training does, and its dropout draws anew, but all buffers, batch-norm's running statistics
+    among them, are put back after it: they follow the weights that stay, and count each batch once. The noted
+    loss is that at w. Pruned weights are zero, so e does not move them.
 
     Args:
         state: Its model is changed; pruned weights are filled with zeros before the first and after every
@@ -109,6 +138,7 @@ def optimize(
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
         raise DataError("expected parameters to train, but requires_grad is False for all of them: thaw some")
+    called: nn.Module = torch.compile(model) if run.compile else model  # type: ignore[assignment]
     sgd = torch.optim.SGD(
         params,
         lr=optimizer.lr,
@@ -131,9 +161,16 @@ def optimize(
                 progress = done / total
                 lr = group["lr"] = optimizer.lr * optimizer.schedule(progress)
                 with run.autocast():
-                    value = loss(model, next(items), progress)
+                    item = next(items)
+                    value = loss(called, item, progress)
                 sgd.zero_grad()
                 value.backward()  # type: ignore[no-untyped-call]
+                if optimizer.sharpness:
+                    with _uphill(model, params, optimizer.sharpness):
+                        with run.autocast():
+                            worst = loss(called, item, progress)
+                        sgd.zero_grad()
+                        worst.backward()  # type: ignore[no-untyped-call]
                 if clip is not None:
                     nn.utils.clip_grad_norm_(params, clip, foreach=True)
                 sgd.step()
@@ -157,6 +194,23 @@ def optimize(
     sgd.zero_grad()  # a step that goes on would add to what is left
     model.eval()
     return state
+
+
+@contextmanager
+def _uphill(model: nn.Module, params: list[nn.Parameter], radius: float) -> Iterator[None]:
+    """Weights moved uphill along the gradients that they hold; then weights and buffers exactly as before."""
+    weights = [p.detach() for p in params if p.grad is not None]
+    gradients = [p.grad for p in params if p.grad is not None]
+    # copies: w + e - e is not w, and a forward pass moves buffers of many kinds
+    exact = [*weights, *model.buffers()]
+    copies = [tensor.clone() for tensor in exact]
+    climb = torch._foreach_mul(weights, gradients)
+    norm = torch.stack(torch._foreach_norm(climb)).norm()
+    torch._foreach_mul_(climb, weights)
+    torch._foreach_mul_(climb, radius / norm.clamp_min(1e-30))  # where the loss is flat: stay
+    torch._foreach_add_(weights, climb)
+    yield
+    torch._foreach_copy_(exact, copies)
 
 
 def _train_mode(model: nn.Module, norms: Literal["batch", "frozen"]) -> None:

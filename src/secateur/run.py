@@ -42,6 +42,8 @@ class Run:
         precision: "fp32"; "bf16" (autocast, fp32 weights); "fp64" (data and model in double); "auto": bf16
             where the hardware multiplies it, else fp32.
         threads: Of torch's CPU kernels; part of what makes bits repeatable.
+        compile: Train through ``torch.compile``: half a minute for each step before the first update, and
+            other bits. It pays on a GPU where training is long.
         depth: Steps taken so far; set by ``apply``, part of every stream's name.
         notes: Name to numbers noted, in order; ``apply`` hands each step a fresh one.
         progress: Where to show progress.
@@ -54,6 +56,7 @@ class Run:
     device: str = "auto"
     precision: Precision = "auto"
     threads: int = field(default_factory=torch.get_num_threads)
+    compile: bool = False
     depth: int = 0
     notes: dict[str, list[float]] = field(default_factory=dict, repr=False, compare=False)
     progress: Progress = field(default_factory=Silent, repr=False, compare=False)
@@ -63,6 +66,8 @@ class Run:
             raise UsageError(f"expected a seed that is a whole number from 0 on, got {self.seed!r}")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):
             raise UsageError(f'expected precision "auto", "fp32", "bf16" or "fp64", got {self.precision!r}')
+        if not isinstance(self.compile, bool):
+            raise UsageError(f"expected compile as true or false, got {self.compile!r}")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
             raise UsageError(f"expected at least one thread, got {self.threads!r}")
         try:
@@ -160,7 +165,9 @@ class Run:
     def describe(self) -> dict[str, Any]:
         """What decides the bits beside plan and data: for keys and records."""
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        return {
+        # left out where it is off: a record of today keeps the key that it had before there was such a thing
+        compiled = {"compile": True} if self.compile else {}
+        return compiled | {
             "device": self.where.type,
             "precision": self.resolved,
             "threads": self.threads,

@@ -104,7 +104,7 @@ class State:
                     "expected holdout rows that the given model never saw, got a share drawn at random: it "
                     "may have been trained on them; name rows in `holdout`, or leave it out"
                 )
-            check_fits(model.state_dict(), state.model)
+            check_fits(model.state_dict(), state.model, whole=True)
             model = copy_model(model).to(run.where, run.dtype).eval()
             state = replace(state, model=model, weights_saw=frozenset({"pool"}))
         classes = probe(state.model, next(iter(state.pool.fresh().once(batch=2))).x)  # not counted
@@ -145,20 +145,26 @@ class State:
             )
         return replace(self, model=model.to(run.where, run.dtype).eval(), weights_saw=frozenset())
 
-    def pruned(self, masks: Mapping[str, Tensor], *, saw: frozenset[Role] = frozenset()) -> State:
+    def pruned(self, masks: Mapping[str, Tensor], *, saw: frozenset[Role] | None = None) -> State:
         """The same state under new masks, its pruned weights filled with zeros.
 
         Args:
             masks: Parameter name to a boolean tensor, True = kept.
-            saw: Roles whose rows the choice itself looked at; what the weights saw is added.
+            saw: The roles that shaped the choice: none for one that looked at neither rows nor weights. What
+                shaped the masks so far is added, unless weights grow back. None: by weights, so that what
+                shaped these and the masks so far is taken over.
 
         Returns:
             The state; ``model`` is changed in place.
         """
         fill(self.model, masks)
         same = masks.keys() == self.masks.keys() and all(torch.equal(masks[k], self.masks[k]) for k in masks)
-        seen = self.masks_saw if same else self.masks_saw | self.weights_saw | saw
-        return replace(self, masks=dict(masks), masks_saw=seen)
+        if same:
+            return replace(self, masks=dict(masks))
+        if saw is None:
+            return replace(self, masks=dict(masks), masks_saw=self.masks_saw | self.weights_saw)
+        held = all(k in masks and not bool((masks[k] & ~mask).any()) for k, mask in self.masks.items())
+        return replace(self, masks=dict(masks), masks_saw=saw | (self.masks_saw if held else frozenset()))
 
     def rewound(self, name: str) -> State:
         """The same state with the weights and buffers of a mark; masks stay.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.errors import DataError, told
@@ -39,20 +40,21 @@ class Table:
         self._copies: dict[torch.device, Table] = {}
 
     @classmethod
-    def read(cls, x: Any, y: Any, *, what: str) -> Table:
+    def read(cls, x: Any, y: Any, *, what: str, ids: Any = None) -> Table:
         """Copy rows from arrays, tensors or a map-style data set, and check them.
 
         Args:
             x: [n, ...] array or tensor, a mapping of such, or (where ``y`` is None) a data set of pairs.
             y: [n], the classes, or None.
             what: What errors call the rows: "the training data".
+            ids: [n], stable ids of the rows, each once, ascending; None: 0, 1, ...
 
         Returns:
             The table; it shares no memory with what it was read from.
 
         Raises:
-            DataError: Labels that are no classes, rows and labels that do not match, no numbers, NaN, or
-                a data set that changes between two reads.
+            DataError: Labels that are no classes, rows and labels that do not match, no numbers, NaN, ids
+                that do not identify, or a data set that changes between two reads.
         """
         if y is None:
             x, y = _items(x, what)
@@ -86,7 +88,45 @@ class Table:
                 raise DataError(
                     f"expected finite values in {what}, got NaN or infinity: no model can be trained on them"
                 )
-        return cls(parts if isinstance(x, Mapping) else parts[""], labels, torch.arange(len(labels)))
+        known = torch.arange(len(labels)) if ids is None else _tensor(ids, f"the ids of {what}")
+        numbers = not (known.is_floating_point() or known.is_complex() or known.dtype == torch.bool)
+        fits = numbers and known.shape == labels.shape
+        if not fits or bool((known.long().diff() <= 0).any()):
+            raise DataError(
+                f"expected the ids of {what} as integers [{len(labels)}], ascending, each once, got "
+                f"{known.dtype} of shape {tuple(known.shape)}{', not ascending' * fits}: an id names one row "
+                "for good"
+            )
+        return cls(parts if isinstance(x, Mapping) else parts[""], labels, known.long())
+
+    def positions(self, ids: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+        """Where rows stand in this table.
+
+        Args:
+            ids: Of the rows, in any order.
+            what: What errors call them.
+
+        Returns:
+            Their positions, in the order of ``ids``.
+
+        Raises:
+            DataError: No row has such an id, or one is named twice.
+        """
+        known = self.ids.numpy()
+        at = np.searchsorted(known, ids).clip(max=len(known) - 1)
+        if len(absent := ids[known[at] != ids]):
+            more = "" if len(known) == known[-1] + 1 else f", of which {len(known)} are here"
+            raise DataError(
+                f"expected rows of the training data in {what}, ids {known[0]}..{known[-1]}{more}, got "
+                f"{absent[0]}: name rows that are there"
+            )
+        unique, counts = np.unique(ids, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(
+                f"expected each row once in {what}, but row {unique[counts > 1][0]} is named {counts.max()} "
+                "times"
+            )
+        return at
 
     def to(self, device: torch.device) -> Table:
         """The same rows on a device; copied once."""

@@ -14,6 +14,8 @@ from secateur.lab.freeze import pack_weights
 from secateur.record import Record
 from secateur.zoo import small_cnn
 
+from ..pictures import class_folders, labels, noise, parquet, two_classes
+
 MODELS = '''
 import torch
 from torch import nn
@@ -59,6 +61,8 @@ class Case(NamedTuple):
 
 ROWS = "data.forget={how='rows', rows=[%s]}"
 WEIGHTS = 'model.weights="weights/%s.safetensors"'
+IMAGES = "data={use='images', path='data/%s', %s}"
+FORGET = "forget={how='class', classes=[0]}"
 
 CASES = [
     # --- the plan file ---
@@ -209,7 +213,18 @@ CASES = [
         [ROWS % ", ".join(map(str, range(359)))],
     ),
     Case("forget every class", 3, ["expected rows to retain"], ["data.forget.classes=[0,1,2,3,4,5,6,7,8,9]"]),
-    Case("a row out of range", 3, ["positions in 0..358 in `forget`, got 5..359"], [ROWS % "5, 359"]),
+    Case(
+        "a row out of range",
+        3,
+        ["rows of the training data in data.forget, ids 0..358, got 359: name rows that are there"],
+        [ROWS % "5, 359"],
+    ),
+    Case(
+        "held-out rows out of range",
+        3,
+        ["in data.holdout, ids 0..358, got 400: name"],
+        ["data.holdout=[400]"],
+    ),
     Case("a row named twice", 3, ["row 5 is named 2 times"], [ROWS % "5, 5"]),
     Case("forgotten and held out", 3, ["1 are both (the first: 7)"], [ROWS % "6, 7", "data.holdout=[7, 8]"]),
     Case(
@@ -223,6 +238,180 @@ CASES = [
         3,
         ["at most 359 rows to forget, got 360"],
         ["data.forget={how='random', count=360}"],
+    ),
+    Case(
+        "a file of rows that is missing",
+        3,
+        [
+            'row ids in "absent.txt", one a line',
+            "No such file or directory",
+            "correct the path in data.forget",
+        ],
+        ["data.forget={how='file', path='absent.txt'}"],
+    ),
+    Case(
+        "a file of rows that is none",
+        3,
+        ['row id in line 1 of "odd.toml"', "got '[data'"],
+        ["data.forget={how='file', path='odd.toml'}"],
+    ),
+    Case(
+        "a column that digits lack",
+        3,
+        ['a column "subject" to choose rows by', "the data has no columns"],
+        ["data.forget={how='column', column='subject', equals='ann'}"],
+    ),
+    Case(
+        "a column that is not there",
+        3,
+        ['a column "subjct"', 'did you mean "subject"?'],
+        [IMAGES % ("good", "forget={how='column', column='subjct', equals='ann'}")],
+    ),
+    Case(
+        "a value of another kind",
+        3,
+        ["('s0' in the first row), got 0: write it as the column has it"],
+        [IMAGES % ("good", "forget={how='column', column='subject', equals=0}")],
+    ),
+    # --- images ---
+    Case("images from nowhere", 2, ['data: "path" is missing'], ["data={use='images', forget={}}"]),
+    Case(
+        "data.path that is no folder",
+        3,
+        ['expected data.path to be a folder, got "data/absent", which is none: name the folder'],
+        [IMAGES % ("absent", FORGET)],
+    ),
+    Case(
+        "data.path that is a file",
+        3,
+        ['got "data/good/train.parquet"'],
+        [IMAGES % ("good/train.parquet", FORGET)],
+    ),
+    Case(
+        "an empty folder",
+        3,
+        [
+            'data.path = "data/empty" to be a data set',
+            "doesn't contain any data files",
+            "put parquet files there",
+        ],
+        [IMAGES % ("empty", FORGET)],
+    ),
+    Case(
+        "a folder of text", 3, ["a column of images, got the columns text, none"], [IMAGES % ("text", FORGET)]
+    ),
+    Case(
+        "a table without images",
+        3,
+        ["a column of images, got the columns a, b, none"],
+        [IMAGES % ("table", FORGET)],
+    ),
+    Case(
+        "a folder of files that nothing reads",
+        3,
+        ["cannot be read as one", "No (supported) data files", "put parquet files there"],
+        [IMAGES % ("odd", FORGET)],
+    ),
+    Case(
+        "a damaged parquet file",
+        3,
+        ["cannot be read as one", "Parquet magic bytes"],
+        [IMAGES % ("damaged", FORGET)],
+    ),
+    Case("a program as data", 3, ["cannot be read as one", "scripts"], [IMAGES % ("script", FORGET)]),
+    Case(
+        "images without classes",
+        3,
+        ["a column of classes, got the columns image, none of which could be it"],
+        [IMAGES % ("plain", FORGET)],
+    ),
+    Case(
+        "two columns that could be the label",
+        3,
+        ['got label and subject: name the one that you mean, data.label = "label"'],
+        [IMAGES % ("numbers", FORGET)],
+    ),
+    Case(
+        "an unknown image column",
+        3,
+        ['a column "imag" of images: none is called so, did you mean "image"?'],
+        [IMAGES % ("good", "image='imag', " + FORGET)],
+    ),
+    Case(
+        "a label that is none",
+        3,
+        ['whole numbers or words in the column "image"', "name another as data.label"],
+        [IMAGES % ("good", "label='image', " + FORGET)],
+    ),
+    Case(
+        "rows without a label",
+        3,
+        ['a class for each row of the split "train", got 2 without one in "label": take out'],
+        [IMAGES % ("unlabelled", FORGET)],
+    ),
+    Case(
+        "images of several sizes",
+        3,
+        ['one size in the split "train", got 8 x 8 in row 0 and 9 x 8 in row 2', "data.size"],
+        [IMAGES % ("mixed", FORGET)],
+    ),
+    Case(
+        "an image that is none",
+        3,
+        [
+            'an image in row 1 of the split "train"',
+            "cannot identify image file",
+            "mend the row, or take it out",
+        ],
+        [IMAGES % ("unreadable", FORGET)],
+    ),
+    Case(
+        "no split to test on",
+        3,
+        ["add it to the folder, or say which share of the training rows to take, data.test = 0.2"],
+        [IMAGES % ("untested", FORGET)],
+    ),
+    Case(
+        "no split to test on, by name",
+        3,
+        ['"train", called test or validation or valid or val, and there is none: add it to the folder'],
+        [f"data={{use='svhn', path='data/untested', {FORGET}}}"],
+    ),
+    Case(
+        "a share beside a split",
+        3,
+        ['data.test = 0.5: the folder has a split for it, "test"; leave the share out'],
+        [IMAGES % ("good", "test=0.5, " + FORGET)],
+    ),
+    Case(
+        "a limit above the rows",
+        3,
+        ["data.limit of at most 6, the training rows that there are, got 7: take less"],
+        [IMAGES % ("good", "limit=7, " + FORGET)],
+    ),
+    Case(
+        "a limit of nothing",
+        2,
+        ["data: limit should be greater than or equal to 1, got 0"],
+        [IMAGES % ("good", "limit=0, " + FORGET)],
+    ),
+    Case(
+        "a row that the limit left out",
+        3,
+        ["of which 1 are here"],
+        [IMAGES % ("good", "limit=1, forget={how='rows', rows=[0, 1]}")],
+    ),
+    Case(
+        "constants for other channels",
+        2,
+        ["one number in `mean` for each of 3 channels, got 1"],
+        [IMAGES % ("good", "mean=[0.1], " + FORGET)],
+    ),
+    Case(
+        "the hub without a network",
+        3,
+        ['to read "uoft-cs/cifar10" from the Hugging Face hub', "name its folder as data.path"],
+        [f"data={{use='cifar10', {FORGET}}}"],
     ),
     # --- models and weights ---
     Case(
@@ -300,6 +489,12 @@ CASES = [
         ["weights that fit the architecture exactly", "has shape"],
         [WEIGHTS % "wide"],
     ),
+    Case(
+        "weights of another network",
+        3,
+        ["weights that fit the architecture exactly", "1.weight is not in the architecture"],
+        ["model={use='resnet20s', weights='weights/good.safetensors'}"],
+    ),
     Case("missing weights", 3, ["weights/absent.safetensors", "No such file"], [WEIGHTS % "absent"]),
     Case("a pickle as weights", 3, ["expected weights as safetensors"], ["model.weights='odd.toml'"]),
     Case(
@@ -312,7 +507,7 @@ CASES = [
         "rewind without a mark",
         3,
         ['expected a mark "epoch-1" to rewind to, got these: none', "keep = [1]"],
-        ["unlearn={use='magnitude', rewind='epoch-1'}"],
+        ["unlearn={use='magnitude', sparsity=0.5, rewind='epoch-1'}"],
     ),
     Case(
         "an audit without its rows",
@@ -382,6 +577,7 @@ def place(tmp_path_factory):
     (folder / "odd.toml").write_text("[data\n")
     (folder / "empty.toml").write_text("")
     (folder / "badmodels.py").write_text(MODELS)
+    pictures(folder / "data")
     (folder / "weights").mkdir()
     good = pack_weights(small_cnn(width=2), {})
     for name, data in (("good", good), ("short", good[:-9]), ("wide", pack_weights(small_cnn(width=3), {}))):
@@ -396,6 +592,35 @@ def place(tmp_path_factory):
         data[-3] ^= 1
         path.write_bytes(data)
     return folder
+
+
+def pictures(folder):
+    """A good set of images, and bad ones."""
+    two_classes(folder / "good", subject=[f"s{i}" for i in range(6)])
+    for name in ("numbers", "untested", "mixed", "unreadable", "unlabelled"):
+        images = [noise(i, (8, 8)) for i in range(4)]
+        columns = {"label": labels(["cat", "dog"], [0, 1, 0, 1])}
+        if name == "numbers":
+            columns = {"label": [0, 1, 0, 1], "subject": ["ann", "bob"] * 2}
+        elif name == "mixed":
+            images[2] = noise(2, (9, 8))
+        elif name == "unreadable":
+            images[1] = b"nonsense"
+        elif name == "unlabelled":
+            columns = {"label": labels(["cat", "dog"], [0, -1, 1, -1])}
+        for split in ("train", "test") if name != "untested" else ("train",):
+            parquet(folder / name / f"{split}.parquet", images, **columns)
+    for name, text in {
+        "text/a.txt": "hello",
+        "table/train.csv": "a,b\n1,2\n",
+        "odd/a.xyz": "?",
+        "damaged/train.parquet": "no parquet at all",
+        "script/script.py": "raise SystemExit(1)",
+    }.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(text)
+    (folder / "empty").mkdir()
+    class_folders(folder, {"plain": [noise(0), noise(1)]})
 
 
 def snapshot(folder):
@@ -433,7 +658,9 @@ def test_it_is_told_in_words(cli, place, monkeypatch, case):
     assert {name: after.get(name) for name in before} == before
     # what is new are whole entries of the store: steps that were finished before the fault showed
     new = {name for name in after if name not in before}
-    assert all(re.fullmatch(r"\.secateur/(steps|outputs)/[0-9a-f]{64}/[\w.]+", name) for name in new), new
+    assert all(
+        re.fullmatch(r"\.secateur/(steps|outputs|splits)/[0-9a-f]{64}/[\w.]+", name) for name in new
+    ), new
     assert all((place / name).with_name("sums.json").is_file() for name in new)
     assert not list(place.rglob(".writing-*"))
 
@@ -449,6 +676,8 @@ REAL = [
     "an absent class",
     "a damaged step",
     "a model that says NaN",
+    "an image that is none",
+    "the hub without a network",
 ]
 
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from secateur.lab import estimate, expand, run_grid
+from secateur.data import View
+from secateur.lab import cost, estimate, expand, run_grid
 
 
 @pytest.fixture
@@ -59,3 +60,24 @@ def test_a_part_of_the_store_is_known(table, tmp_path):
     assert counted(estimate(plans, tmp_path)) == {
         "train": (2, 1), "fine-tune": (4, 1), "retrain": (7, 1), "magnitude": (2, 0),
     }  # fmt: skip
+
+
+def test_a_large_set_costs_the_estimate_no_more_than_a_few_batches(tiny, tmp_path, monkeypatch):
+    """An epoch of it may take minutes."""
+    drawn = []
+    draw = View._draw
+    monkeypatch.setattr(View, "_draw", lambda self, at, *more: drawn.append(len(at)) or draw(self, at, *more))
+    tiny["data"]["test"] = 0.1
+    tiny["step"][0]["batch"] = tiny["step"][1]["batch"] = 8
+    (train, _) = estimate(expand(tiny), tmp_path)
+    assert train.updates == math.ceil(1617 / 8)
+    # two rounds of probes, the first of which warms up; and the batch that shows that the model fits
+    assert cost.PROBES * 2 <= len(drawn) <= cost.PROBES * 2 + 2
+    assert max(drawn) <= 8
+
+
+def test_a_set_smaller_than_a_batch_is_timed_too(tiny, tmp_path):
+    tiny["data"] |= {"test": 0.97, "forget": {"how": "rows", "rows": [1]}}
+    (train, _) = estimate(expand(tiny), tmp_path)
+    assert train.updates == 1
+    assert 0 < train.seconds < 60

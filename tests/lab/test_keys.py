@@ -16,6 +16,8 @@ from secateur.lab.keys import Link, identity, sources, step_key
 from secateur.lab.prepare import Loaded
 from secateur.lab.read import read_plan
 
+from ..pictures import two_classes
+
 LOADED = Loaded()  # the digits, read once
 
 
@@ -120,6 +122,26 @@ def test_what_came_before_is_in_the_key(three):
     plan, on = ground(three)
     kept = [step_key(on.root, Link(key=key), plan.steps[2], on.split, 0) for key in ("a", "b")]
     assert kept[0] != kept[1]
+
+
+def test_the_place_of_images_is_in_no_key_but_what_is_done_to_them_is(tiny, tmp_path):
+    def placed(folder, **knobs):
+        data = {"use": "svhn", "path": str(folder), "forget": {"how": "rows", "rows": [1]}, **knobs}
+        return keys(tiny | {"data": data})
+
+    one, other = two_classes(tmp_path / "one"), two_classes(tmp_path / "other")
+    assert placed(one) == placed(other)
+    assert placed(one, augment=True) == placed(one)
+    assert placed(one, augment=False) == placed(other, augment=False)
+    moved = {
+        "without augmentation": placed(one, augment=False),
+        "a sample": placed(one, limit=4),
+        "another sample": placed(one, limit=4, seed=1),
+        "other images": placed(two_classes(tmp_path / "more", n=7)),
+    }
+    for what, found in moved.items():
+        assert not set(found) & set(placed(one)), what
+    assert len({tuple(found) for found in moved.values()}) == len(moved)
 
 
 # --- code from outside ---

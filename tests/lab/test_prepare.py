@@ -13,6 +13,8 @@ from secateur.lab.prepare import Loaded
 from secateur.lab.read import read_plan
 from secateur.zoo import small_cnn
 
+from ..pictures import two_classes
+
 OUTSIDE = """
 import functools, numpy as np, torch
 from torch import nn
@@ -42,6 +44,35 @@ class Net(nn.Module):
         self.told = classes, hidden
     def forward(self, x):
         return self.body(x["a"] if isinstance(x, dict) else x)
+
+rows = np.array([3, 10, 11, 50])
+PICTURES = np.arange(4 * 2 * 3 * 5, dtype=np.uint8).reshape(4, 2, 3, 5)
+
+def sampled(*, ids: str = "good"):
+    # four rows of more, of which more is known
+    known = {"good": rows, "float": rows * 1.0, "short": rows[:3], "mixed": rows[::-1], "twice": rows // 10}
+    return Collection(
+        train=(PICTURES, [0, 1, 0, 1]), test=(PICTURES, [0, 1, 0, 1]), ids=known[ids],
+        columns={"who": np.array(["ann", "bob", "ann", "bob"], dtype=object), "year": [1, 2, 3, 4]},
+        mean=(0.1, 0.2), std=(0.3, 0.4),
+    )
+def square():
+    pair = PICTURES[..., :3], [0, 1, 0, 1]
+    return Collection(train=pair, test=pair)
+def column(*, of: str):
+    values = {
+        "short": [1, 2], "table": np.ones((40, 2), int), "things": np.array([{}] * 40, dtype=object),
+        "mixed": np.array([1, "a"] * 20, dtype=object), "none": np.array(["a", None] * 20, dtype=object),
+    }
+    return Collection(train=(X, Y), test=(X, Y), columns={"who": values[of]})
+
+class Told(nn.Module):
+    def __init__(self, *, classes: int, channels: int, size: int = 0, mean: tuple = (), std: tuple = ()):
+        super().__init__()
+        self.told = dict(classes=classes, channels=channels, size=size, mean=mean, std=std)
+        self.body = nn.LazyLinear(classes)
+        self.body(torch.zeros(1, 30 if not size else 18))
+    def forward(self, x): return self.body(x.flatten(1))
 
 def brittle(*, hidden: int = 3): return Net(classes=4, hidden=1 // (hidden - 3))
 def number(): return 3
@@ -169,7 +200,10 @@ def test_holdout_rows_may_be_named(tiny):
     with pytest.raises(DataError, match=r"1 are both \(the first: 7\)"):
         ground(tiny)
     tiny["data"] |= {"holdout": [400]}
-    with pytest.raises(DataError, match=r"positions in 0\.\.358 in `holdout`"):
+    with pytest.raises(DataError, match=r"in data\.holdout, ids 0\.\.358, got 400: name rows that are there"):
+        ground(tiny)
+    tiny["data"] |= {"holdout": [3, 7, 3]}
+    with pytest.raises(DataError, match=r"each row once in data\.holdout, but row 3 is named 2 times"):
         ground(tiny)
 
 
@@ -204,3 +238,147 @@ def test_one_load_serves_all_plans(outside, tmp_path):
     first = loaded.ground(plan, plan.settings.run())
     again = loaded.ground(plan, plan.settings.run())
     assert first.split is again.split
+
+
+# --- what the data tells the network ---
+
+
+def test_a_network_that_takes_them_is_told_shape_and_constants(outside):
+    table = outside("sampled", "Told")
+    table["data"]["forget"] = {"how": "rows", "rows": [10]}
+    told = {"classes": 2, "channels": 2, "size": 0, "mean": (0.1, 0.2), "std": (0.3, 0.4)}
+    assert ground(table).state.model.told == told  # images that are not square have no size
+    table["model"] |= {"std": [1.0, 2.0], "classes": 3}
+    assert ground(table).state.model.told == told | {"std": (1.0, 2.0), "classes": 3}
+    table = outside("square", "Told")
+    table["data"]["forget"] = {"how": "rows", "rows": [1]}
+    assert ground(table).state.model.told == told | {"size": 3, "mean": (), "std": ()}
+
+
+def test_a_network_that_needs_what_the_data_cannot_tell(outside):
+    with pytest.raises(DataError, match=r"classes = 4, but it raised TypeError: .*channels"):
+        ground(outside("arrays", "Told"))
+
+
+def test_declared_constants_reach_the_first_layer(tiny, tmp_path):
+    two_classes(tmp_path)
+    tiny["data"] = {"use": "svhn", "path": str(tmp_path), "forget": {"how": "rows", "rows": [1]}}
+    tiny["model"] = {"use": "resnet20s"}
+    first = ground(tiny).state.model.normalize
+    assert first.mean.flatten().tolist() == pytest.approx([0.4377, 0.4438, 0.4728])
+    assert first.std.flatten().tolist() == pytest.approx([0.1980, 0.2010, 0.1970])
+
+
+# --- rows that are a sample, and what is known of them ---
+
+
+@pytest.fixture
+def sampled(outside):
+    def split(ids="good", holdout=0.0, **forget):
+        table = outside("sampled", "Told")
+        table["data"] |= {"ids": ids, "holdout": holdout, "forget": forget}
+        return ground(table).split
+
+    return split
+
+
+def test_requests_and_holdout_name_rows_by_their_stable_ids(sampled):
+    split = sampled(holdout=[50], how="rows", rows=[11])
+    assert {name: view.rows.tolist() for name, view in split.items() if name != "test"} == {
+        "forget": [11],
+        "retain": [3, 10],
+        "holdout": [50],
+    }
+    (batch,) = split.forget.once()
+    assert batch.row.tolist() == [11]
+    assert (batch.x[0, 0, 0, 0] * 255).round() == 60  # the third image
+
+
+def test_rows_that_the_sample_left_out_are_told(sampled):
+    with pytest.raises(DataError, match=r"data\.forget, ids 3\.\.50, of which 4 are here, got 12: name rows"):
+        sampled(how="rows", rows=[11, 12])
+    with pytest.raises(DataError, match=r"data\.holdout, ids 3\.\.50, of which 4 are here, got 51"):
+        sampled(holdout=[51], how="rows", rows=[11])
+    with pytest.raises(DataError, match=r"each row once in data\.forget, but row 11 is named 2 times"):
+        sampled(how="rows", rows=[11, 3, 11])
+    with pytest.raises(DataError, match=r"1 are both \(the first: 50\)"):
+        sampled(holdout=[50], how="rows", rows=[3, 50])
+
+
+def test_a_file_names_rows_by_their_stable_ids(sampled, tmp_path):
+    (tmp_path / "may.txt").write_text("50\n3\n")
+    assert sampled(how="file", path=str(tmp_path / "may.txt")).forget.rows.tolist() == [3, 50]
+
+
+def test_a_column_may_be_words_as_pandas_holds_them(sampled):
+    assert sampled(how="column", column="who", equals="ann").forget.rows.tolist() == [3, 11]
+    assert sampled(how="column", column="year", equals=4).forget.rows.tolist() == [50]
+    assert sampled(holdout=[11], how="column", column="who", equals="ann").forget.rows.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("ids", "got"),
+    [
+        ("float", r"torch\.float64 of shape \(4,\): an id names one row for good"),
+        ("short", r"torch\.int64 of shape \(3,\)"),
+        ("mixed", r"torch\.int64 of shape \(4,\), not ascending"),
+        ("twice", r"torch\.int64 of shape \(4,\), not ascending"),
+    ],
+)
+def test_ids_that_identify_nothing(sampled, ids, got):
+    with pytest.raises(DataError, match=rf"the ids of the training data as integers \[4\], .* got {got}"):
+        sampled(ids, how="rows", rows=[3])
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        ("short", r'each of 40 training rows in the column "who" of "outer:column", got shape \(2,\)'),
+        ("table", r"got shape \(40, 2\)"),
+        ("things", r'words, whole numbers or truth values in the column "who" .*, got dict: a request could'),
+        ("mixed", "got int, str: a request could not tell rows by it"),
+        ("none", "got NoneType, str"),
+    ],
+)
+def test_columns_that_tell_nothing(outside, of, says):
+    table = outside("column")
+    table["data"]["of"] = of
+    with pytest.raises(DataError, match=says):
+        ground(table)
+
+
+def test_a_limit_keeps_ids(tiny, tmp_path):
+    two_classes(tmp_path, n=12)
+    tiny["data"] = {"use": "images", "path": str(tmp_path), "limit": 5}
+    tiny["data"]["forget"] = {"how": "class", "classes": [1]}
+    rows = ground(tiny).split.rows
+    kept = np.sort(np.concatenate([rows["forget"], rows["retain"]]))
+    assert len(kept) == 5
+    assert (rows["forget"] % 2 == 1).all()
+    tiny["data"]["forget"] = {"how": "rows", "rows": [int(kept[2])]}
+    assert ground(tiny).split.forget.rows.tolist() == [kept[2]]
+    # the seed of the data moves the sample, that of the plan does not
+    assert ground(tiny | {"seed": 5}).split.hash == ground(tiny).split.hash
+    absent = int(np.setdiff1d(np.arange(kept.max()), kept)[0])
+    tiny["data"]["forget"]["rows"] = [absent]
+    with pytest.raises(DataError, match=rf"of which 5 are here, got {absent}: name rows"):
+        ground(tiny)
+
+
+def test_all_splits_of_a_grid_hold_the_rows_once(tiny, tmp_path):
+    two_classes(tmp_path, n=12, subject=["ann", "bob"] * 6)
+    tiny["data"] = {"use": "images", "path": str(tmp_path), "label": "label"}
+    loaded, seen = Loaded(), set()
+    for forget in (
+        {"how": "class", "classes": [1]},
+        {"how": "random", "count": 3},
+        {"how": "column", "column": "subject", "equals": "ann"},
+    ):
+        for holdout in (0.0, 0.2, [3]):
+            plan = read_plan(tiny | {"data": tiny["data"] | {"forget": forget, "holdout": holdout}})
+            if forget["how"] == "class" and holdout == [3]:
+                continue
+            split = loaded.ground(plan, plan.settings.run()).split
+            for view in (*split.values(), split.pool):
+                seen.add((view.name == "test", view._table.x.data_ptr()))
+    assert len(seen) == 2

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from secateur.data import Batch, Loader, View
 from secateur.lab.execute import Lab
 from secateur.lab.freeze import META
 from secateur.lab.keys import Link, step_key
@@ -74,12 +76,12 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
                 stored[planned.use] += 1
                 continue
             step = planned.step
-            epochs, batch = getattr(step, "epochs", None), getattr(step, "batch", None)
-            if epochs is None or batch is None:
+            batch = getattr(step, "batch", None)
+            if not hasattr(step, "epochs") or batch is None:
                 continue
             views = {"pool": ground.split.pool, "forget": ground.split.forget, "retain": ground.split.retain}
             rows = max((len(views[role]) for role in step.reads), default=0)
-            count = (epochs - getattr(step, "start", 0)) * math.ceil(rows / batch)
+            count = _epochs(step) * math.ceil(rows / batch)
             if (ground.root, batch) not in speed:
                 speed[ground.root, batch] = _time_an_update(ground, batch)
             updates[planned.use] += count
@@ -94,6 +96,14 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
         )
         for use in times
     ]
+
+
+def _epochs(step: Any) -> int:
+    """Passes over its rows that a step will make, by the names of its knobs."""
+    rewound = str(getattr(step, "rewind", None) or "").removeprefix("epoch-")
+    begun = getattr(step, "start", int(rewound) if rewound.isdecimal() else 0)
+    twice = 2 if getattr(step, "sam", 0) else 1
+    return int((step.epochs - begun) * getattr(step, "rounds", 1) * twice)
 
 
 def _chain(plan: Plan, ground: Ground, store: Store) -> list[tuple[str, PlannedStep]]:
@@ -127,12 +137,16 @@ def _time_an_update(ground: Ground, batch: int) -> float:
     state = replace(ground.state, model=copy_model(ground.state.model))
     spent = 0.0
     for _ in range(2):  # the first round warms up
-        # as many epochs as it takes to see PROBES updates
-        epochs = math.ceil(PROBES / math.ceil(len(view) / batch))
-        loader = view.loader(epochs=epochs, batch=batch, rng=torch.Generator())
+        loader = _first(view, batch)
         began = time.perf_counter()
         with ground.run.steady():
             optimize(state, loader, cross_entropy, optimizer=Sgd(lr=1e-6), run=ground.run.at(0))
             ground.run.synchronize()
         spent = (time.perf_counter() - began) / len(loader)
     return spent
+
+
+def _first(view: View, batch: int) -> Loader[Batch]:
+    """As many updates as are timed; an epoch of a large set would take minutes."""
+    items = iter(view.loader(epochs=PROBES, batch=batch, rng=torch.Generator()))
+    return Loader(1, PROBES, lambda _: items)

@@ -19,6 +19,7 @@ import torch
 from secateur import __version__, knobs
 from secateur.audit import judge
 from secateur.card import name_of
+from secateur.data import Split
 from secateur.errors import SecateurError
 from secateur.evidence import Evidence, Outputs, Reference, load_outputs, pack_outputs
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
@@ -32,7 +33,7 @@ from secateur.run import Progress, Run, Silent
 from secateur.state import State
 from secateur.step import Applied, apply
 
-OUTPUTS, WEIGHTS, RECORD = "outputs.safetensors", "model.safetensors", "record.json"
+OUTPUTS, WEIGHTS, RECORD, ROWS = "outputs.safetensors", "model.safetensors", "record.json", "rows.json"
 
 
 class Lab:
@@ -50,7 +51,7 @@ class Lab:
         self.store = store
         self.progress = progress or Silent()
         self.taken: list[str] = []
-        self._loaded = Loaded()
+        self._loaded = Loaded(self.progress)
         self._failed: dict[str, SecateurError] = {}
         self._states: dict[str, State] = {}
         self._said: dict[str, dict[str, Outputs]] = {}
@@ -69,6 +70,7 @@ class Lab:
         """
         ground = self.ground(plan)
         self.store.ready()
+        self._keep_split(ground.split)
         links, traces = [ground.link], []
         for planned in plan.steps:
             link, trace = self._take(planned, links[-1], ground)
@@ -149,6 +151,14 @@ class Lab:
             retain=start.retain,
         )
 
+    def _keep_split(self, split: Split) -> None:
+        """Who stands where, by row id, once for all runs of a split; verified where it is there already."""
+        if not self.store.has("splits", split.hash):
+            rows = {name: ids.tolist() for name, ids in split.rows.items()}
+            told = json.dumps({"hash": split.hash, "classes": split.classes, "rows": rows})
+            self.store.put("splits", split.hash, {ROWS: told.encode()})
+        self.store.read("splits", split.hash, ROWS)
+
     def _keep(self, key: str, state: State) -> None:
         self._states[key] = state
         _forget_oldest(self._states, 4)
@@ -218,7 +228,7 @@ class Lab:
             },
             hashes={"weights": digest(weights), "split": split.hash}
             | {name: self.store.sum("outputs", at, OUTPUTS) for name, (at, _) in said.items()},
-            files={"weights": f"runs/{key}/{WEIGHTS}"}
+            files={"weights": f"runs/{key}/{WEIGHTS}", "split": f"splits/{split.hash}/{ROWS}"}
             | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},

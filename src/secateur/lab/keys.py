@@ -43,7 +43,7 @@ def root_key(split: Split, augment: Any, data: DataPlan, model: ModelPlan, built
     Args:
         split: Its pool counts.
         augment: Of the data; None without.
-        data: Where the augmentation comes from, and its knobs: it may depend on them.
+        data: Where the augmentation comes from; one from outside may depend on its knobs.
         model: The network, and initial weights.
         built: What the network is called with.
         run: Precision, device, threads, versions.
@@ -52,7 +52,9 @@ def root_key(split: Split, augment: Any, data: DataPlan, model: ModelPlan, built
         The key.
     """
     weights = digest(Path(model.weights).read_bytes()) if model.weights else None
-    prepared = augment and [data.use, sources(_module(data.use)), _words(data.knobs), identity(augment)]
+    prepared = augment and identity(augment)
+    if augment and (outside := sources(_module(data.use))):
+        prepared = [data.use, outside, _words(data.knobs), prepared]
     return digest({
         "pool": split.pool.fingerprint,
         "augment": prepared,

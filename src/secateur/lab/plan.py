@@ -30,10 +30,11 @@ class Settings:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    compile: bool = False
 
     def run(self) -> Run:
         """The run that these settings ask for."""
-        run = Run(seed=self.seed, device=self.device, precision=self.precision)
+        run = Run(seed=self.seed, device=self.device, precision=self.precision, compile=self.compile)
         if run.where.type not in ("cpu", "cuda"):
             raise UsageError(
                 f'expected device "auto", "cpu" or "cuda", got "{self.device}": no other is tested'
@@ -51,8 +52,8 @@ class DataPlan:
         knobs: What it is called with.
         forget: The request.
         holdout: Share, or rows, that no step sees.
-        seed: Of the holdout and of random requests; apart from the plan's seed, so that all seeds face one
-            request.
+        seed: Of the sample that a limit takes, of the holdout and of random requests; apart from the plan's
+            seed, so that all seeds face one request.
     """
 
     use: str
@@ -95,7 +96,7 @@ class Plan:
     """A whole experiment, checked.
 
     Attributes:
-        settings: Seed, device, precision, threads.
+        settings: Seed, device, precision, threads, compile.
         data: Which data, and which of it is forgotten.
         model: Which network.
         steps: In order.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from secateur import knobs
 from secateur.card import name_of
@@ -19,9 +21,9 @@ from secateur.errors import DataError, SecateurError
 from secateur.lab.freeze import load_weights
 from secateur.lab.keys import Link, root_key, start
 from secateur.lab.plan import DataPlan, Plan
-from secateur.lab.read import TOLD
+from secateur.lab.request import Known
 from secateur.rows import holdout_rows
-from secateur.run import Run
+from secateur.run import Progress, Run, Silent
 from secateur.state import State
 from secateur.table import Table
 from secateur.zoo import Collection
@@ -47,10 +49,15 @@ class Ground:
 
 
 class Loaded:
-    """Data sets and splits, each loaded once for all plans of a grid."""
+    """Data sets and splits, each loaded once for all plans of a grid.
 
-    def __init__(self) -> None:
-        self._collections: dict[str, tuple[Collection, Table]] = {}
+    Args:
+        progress: Where to show how far decoding has come.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or Silent()
+        self._collections: dict[str, _Rows] = {}
         self._splits: dict[str, Split] = {}
 
     def ground(self, plan: Plan, run: Run) -> Ground:
@@ -67,7 +74,7 @@ class Loaded:
             DataError: Data, labels, weights or model are not what they claim, or an audit needs a view that
                 is not there.
         """
-        collection, _ = self._collection(plan.data)
+        rows = self._collection(plan.data)
         split = self._split(plan.data)
         for audit in plan.audits:
             if absent := sorted(audit.needs.views - set(split)):
@@ -76,8 +83,7 @@ class Loaded:
                     "none: add them, or take the audit out"
                 )
         accepted = knobs.names(plan.model.call)
-        told = dict(zip(TOLD, (split.classes, _channels(split)), strict=True))
-        built = {key: value for key, value in told.items() if key in accepted and value is not None}
+        built = {key: value for key, value in _told(rows, split).items() if key in accepted}
         built |= plan.model.knobs
         build = functools.partial(_call, plan.model.use, plan.model.call, built)
         given = None
@@ -85,13 +91,16 @@ class Loaded:
             with run.seeded("init"):
                 given = load_weights(build(), Path(plan.model.weights))
         state = State.of(build, split, run, model=given)
-        root = root_key(split, collection.augment, plan.data, plan.model, built, run)
+        root = root_key(split, rows.made.augment, plan.data, plan.model, built, run)
         return Ground(split=split, state=state, root=root, link=start(root, run.seed), run=run)
 
-    def _collection(self, data: DataPlan) -> tuple[Collection, Table]:
+    def _collection(self, data: DataPlan) -> _Rows:
         key = f"{data.use} {sorted(data.knobs.items())}"
         if key not in self._collections:
-            made = _call(data.use, data.call, data.knobs)
+            shown = (
+                {"progress": self._progress} if "progress" in inspect.signature(data.call).parameters else {}
+            )
+            made = _call(data.use, data.call, {**data.knobs, **shown})
             if not isinstance(made, Collection):
                 raise DataError(
                     f'expected "{data.use}" to give a secateur.zoo.Collection, got {type(made).__name__}: '
@@ -103,44 +112,82 @@ class Loaded:
                         f'expected `{part}` of "{data.use}" as (x, y) or a map-style data set, got a tuple '
                         f"of {len(pair)}"
                     )
-            table = Table.read(
-                *(made.train if isinstance(made.train, tuple) else (made.train, None)),
-                what="the training data",
-            )
-            if not len(table.y):
+            train = Table.read(*_pair(made.train), what="the training data", ids=made.ids)
+            if not len(train.y):
                 raise DataError(f'expected training rows from "{data.use}", got none: nothing can be trained')
-            self._collections[key] = made, table
+            test = None if made.test is None else Table.read(*_pair(made.test), what="the test data")
+            self._collections[key] = _Rows(_light(made), train, test, _columns(made, len(train.y), data.use))
         return self._collections[key]
 
     def _split(self, data: DataPlan) -> Split:
         key = f"{data.use} {sorted(data.knobs.items())} {data.forget!r} {data.holdout} {data.seed}"
         if key not in self._splits:
-            made, table = self._collection(data)
-            labels = table.y.numpy()
-            drawn = isinstance(data.holdout, float)
-            held = (
-                holdout_rows(labels, data.holdout, seed=data.seed)
-                if isinstance(data.holdout, float)
-                else np.asarray(data.holdout, dtype=np.int64)
-            )
-            free = np.setdiff1d(np.arange(len(labels)), held)
-            forget = data.forget.choose(labels, free, data.seed)
-            holdout: Any = data.holdout if drawn else held
-            self._splits[key] = Split.of(
-                table.x,
-                table.y,
+            made, train, test, columns = self._collection(data)
+            known = Known(train.y.numpy(), train.ids.numpy(), columns)
+            if isinstance(data.holdout, float):
+                held = holdout_rows(known.y, data.holdout, seed=data.seed)
+            else:
+                held = train.positions(np.asarray(data.holdout, dtype=np.int64), "data.holdout")
+            free = np.setdiff1d(np.arange(len(known.y)), held)
+            forget = train.positions(data.forget.choose(known, free, data.seed), "data.forget")
+            self._splits[key] = Split.over(
+                train,
                 forget=forget,
-                holdout=holdout,
-                test=made.test,
+                holdout=data.holdout if isinstance(data.holdout, float) else held,
+                test=test,
                 seed=data.seed,
                 augment=made.augment,
             )
         return self._splits[key]
 
 
-def _channels(split: Split) -> int | None:
-    x = next(split.pool.fresh().once(batch=1)).x
-    return x.shape[1] if isinstance(x, torch.Tensor) and x.ndim == 4 else None
+class _Rows(NamedTuple):
+    """A data set that has been read."""
+
+    made: Collection
+    train: Table
+    test: Table | None
+    columns: Mapping[str, NDArray[Any]]
+
+
+def _pair(part: Any) -> tuple[Any, Any]:
+    return part if isinstance(part, tuple) else (part, None)
+
+
+def _light(made: Collection) -> Collection:
+    """Without the rows, which the tables hold now."""
+    return replace(made, train=None, test=None, columns={})
+
+
+def _columns(made: Collection, n: int, use: str) -> dict[str, NDArray[Any]]:
+    columns = {}
+    for name, given in made.columns.items():
+        values = np.asarray(given)
+        if values.shape != (n,):
+            raise DataError(
+                f'expected one value for each of {n} training rows in the column "{name}" of "{use}", got '
+                f"shape {values.shape}: a request could not tell rows by it"
+            )
+        if values.dtype == object:  # words, as pandas holds them
+            if len(kinds := {type(value) for value in values}) > 1 or not kinds <= {str, int, bool}:
+                got = ", ".join(sorted(kind.__name__ for kind in kinds))
+                raise DataError(
+                    f'expected words, whole numbers or truth values in the column "{name}" of "{use}", got '
+                    f"{got}: a request could not tell rows by it"
+                )
+            values = np.asarray(values.tolist())
+        columns[name] = values
+    return columns
+
+
+def _told(rows: _Rows, split: Split) -> dict[str, Any]:
+    """What the data tells a network that takes it: see ``lab.read.TOLD``."""
+    told: dict[str, Any] = {"classes": split.classes}
+    if isinstance(x := rows.train.x, Tensor) and x.ndim == 4:
+        told["channels"] = x.shape[1]
+        if x.shape[2] == x.shape[3]:
+            told["size"] = x.shape[2]
+    return told | {name: value for name in ("mean", "std") if (value := getattr(rows.made, name))}
 
 
 def _call(use: str, call: Callable[..., Any], given: Mapping[str, Any]) -> Any:
@@ -152,7 +199,7 @@ def _call(use: str, call: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         last = [frame for frame in frames if frame.filename == frames[:2][-1].filename][-1]
-        told = ", ".join(f"{key} = {value!r}" for key, value in given.items())
+        told = ", ".join(f"{key} = {value!r}" for key, value in given.items() if key != "progress")
         raise DataError(
             f'expected a result of "{use}" with {told or "no knobs"}, but it raised {type(error).__name__}: '
             f"{error} ({last.filename}, line {last.lineno}): correct it, or its knobs in the plan"

@@ -30,10 +30,24 @@ from secateur.lab.plan import (
 from secateur.lab.request import read_request
 
 # the data sets and networks that plans call by name; an address names one from outside
-DATASETS = {"digits": zoo.digits}
-MODELS = {"small-cnn": zoo.small_cnn}
+DATASETS: dict[str, Callable[..., Any]] = {
+    "digits": zoo.digits,
+    "cifar10": zoo.cifar10,
+    "cifar100": zoo.cifar100,
+    "fashion-mnist": zoo.fashion_mnist,
+    "svhn": zoo.svhn,
+    "tiny-imagenet": zoo.tiny_imagenet,
+    "imagenet": zoo.imagenet,
+    "images": zoo.images,
+}
+MODELS: dict[str, Callable[..., Any]] = {
+    "small-cnn": zoo.small_cnn,
+    "resnet20s": zoo.resnet20s,
+    "resnet44s": zoo.resnet44s,
+    "resnet56s": zoo.resnet56s,
+}
 # what the data tells a network that takes it, where the plan does not
-TOLD = ("classes", "channels")
+TOLD = ("classes", "channels", "size", "mean", "std")
 # what a plan is judged by when it does not say: the audits that need no further training
 DEFAULT_AUDITS = ({"use": "accuracy"}, {"use": "mia-efficacy"})
 
@@ -235,7 +249,9 @@ def _check_signature(found: Any, use: str, where: str) -> None:
         ]) from error
 
 
-def _knobs(own: Table, call: Callable[..., Any], ours: Collection[str], where: str) -> Table:
+def _knobs(
+    own: Table, call: Callable[..., Any], ours: Collection[str], where: str, told: Collection[str] = ()
+) -> Table:
     """The knobs of a function beside the plan's own keys, all faults at once."""
     options = [*knobs.names(call), *ours]
     faults = _Faults([
@@ -243,7 +259,8 @@ def _knobs(own: Table, call: Callable[..., Any], ours: Collection[str], where: s
     ])
     checked: Table = {}
     with faults.collecting():
-        checked = knobs.parse(call, {key: own[key] for key in own if key in options}, where=where)
+        given = {key: own[key] for key in own if key in options}
+        checked = knobs.parse(call, given, where=where, told=told)
     faults.raise_if_any(where)
     return checked
 
@@ -259,6 +276,8 @@ def _data(table: Table) -> DataPlan:
     with faults.collecting():
         given = {key: table[key] for key in ("holdout", "seed") if key in table}
         fields |= knobs.parse(_Held, given, where="data")
+        if "knobs" in fields and "seed" in knobs.names(fields["call"]):
+            fields["knobs"] |= {"seed": fields.get("seed", 0)}
     with faults.collecting():
         if "forget" not in table:
             raise PlanError([
@@ -285,9 +304,8 @@ def _model(table: Table) -> ModelPlan:
     with faults.collecting():
         call = fields["call"] = _function(table, MODELS, "model")
         own = {key: value for key, value in table.items() if key not in ours}
-        told = {key: 1 for key in TOLD if key in knobs.names(call) and key not in own}
-        checked = _knobs(own | told, call, ours, "model")
-        fields["knobs"] = {key: value for key, value in checked.items() if key not in told}
+        accepted = knobs.names(call)
+        fields["knobs"] = _knobs(own, call, ours, "model", told=[key for key in TOLD if key in accepted])
     faults.raise_if_any("model")
     return ModelPlan(use=table["use"], weights=weights, **fields)
 

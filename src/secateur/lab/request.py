@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,30 @@ from secateur import knobs
 from secateur.errors import DataError, PlanError, UsageError, nearest
 
 Rows = NDArray[np.int64]
+
+
+class Known(NamedTuple):
+    """What is known of the training rows.
+
+    Attributes:
+        y: [n], the classes.
+        ids: [n], stable ids.
+        columns: Name to values [n].
+    """
+
+    y: Rows
+    ids: Rows
+    columns: Mapping[str, NDArray[Any]]
+
+
 Position = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Request(Protocol):
     """Chooses rows to forget."""
 
-    def choose(self, y: Rows, free: Rows, seed: int) -> Rows:
-        """Positions among ``free``, given all labels y [n] and the data's seed."""
+    def choose(self, known: Known, free: Rows, seed: int) -> Rows:
+        """Ids of rows, given what is known of all, which positions are free, and the data's seed."""
         ...
 
 
@@ -45,13 +63,15 @@ class ByClass:
     def __str__(self) -> str:
         return ("class " if len(self.classes) == 1 else "classes ") + ", ".join(map(str, self.classes))
 
-    def choose(self, y: Rows, free: Rows, seed: int) -> Rows:
+    def choose(self, known: Known, free: Rows, seed: int) -> Rows:
         """All free rows of these classes."""
-        if absent := sorted(set(self.classes) - set(y.tolist())):
+        if absent := sorted(set(self.classes) - set(known.y.tolist())):
             raise DataError(
-                f"expected classes to forget in 0..{int(y.max())}, got {absent[0]}: no training row has it"
+                f"expected classes to forget in 0..{int(known.y.max())}, got {absent[0]}: no training row "
+                "has it"
             )
-        return free[np.isin(y[free], self.classes)]
+        rows: Rows = known.ids[free[np.isin(known.y[free], self.classes)]]
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +93,16 @@ class AtRandom:
     def __str__(self) -> str:
         return f"random {100 * self.share:.4g} %" if self.share is not None else f"{self.count} random rows"
 
-    def choose(self, y: Rows, free: Rows, seed: int) -> Rows:
+    def choose(self, known: Known, free: Rows, seed: int) -> Rows:
         """A sample fixed by the data's seed."""
         count = self.count or round((self.share or 0.0) * len(free))
         if count > len(free):
             raise DataError(
                 f"expected at most {len(free)} rows to forget, got {count}: the others are held out"
             )
-        return np.sort(np.random.default_rng([seed, count]).choice(free, count, replace=False))
+        drawn = np.random.default_rng([seed, count]).choice(free, count, replace=False)
+        rows: Rows = known.ids[np.sort(drawn)]
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +110,7 @@ class ByRows:
     """Forget named rows.
 
     Attributes:
-        rows: Their positions in the training data.
+        rows: Their ids: positions in the whole training data.
     """
 
     rows: tuple[Position, ...]
@@ -100,19 +122,101 @@ class ByRows:
     def __str__(self) -> str:
         return f"row {self.rows[0]}" if len(self.rows) == 1 else f"{len(self.rows)} named rows"
 
-    def choose(self, y: Rows, free: Rows, seed: int) -> Rows:
+    def choose(self, known: Known, free: Rows, seed: int) -> Rows:
         """The rows themselves; the split checks them."""
         return np.asarray(self.rows, dtype=np.int64)
 
 
-_KINDS: dict[str, type[Any]] = {"class": ByClass, "random": AtRandom, "rows": ByRows}
+@dataclass(frozen=True, kw_only=True)
+class ByFile:
+    """Forget the rows that a file names.
+
+    Attributes:
+        path: A text file with one row id a line; what follows a # is left out.
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"rows of {Path(self.path).name}"
+
+    def choose(self, known: Known, free: Rows, seed: int) -> Rows:
+        """The rows of the file, as it is now."""
+        try:
+            lines = Path(self.path).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise DataError(
+                f'expected row ids in "{self.path}", one a line, and it cannot be read ({reason}): correct '
+                "the path in data.forget"
+            ) from error
+        found = []
+        for number, line in enumerate(lines, start=1):
+            if word := line.partition("#")[0].strip():
+                if not (word.isascii() and word.isdecimal() and len(word) < 19):
+                    raise DataError(
+                        f'expected a row id in line {number} of "{self.path}", got {word[:40]!r}: an id is '
+                        "the position of a row in the training data"
+                    )
+                found.append(int(word))
+        if not found:
+            raise DataError(f'expected row ids in "{self.path}", one a line, got none: name at least one row')
+        return np.asarray(found, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByColumn:
+    """Forget every row in which a column has a value: all of one subject, of one source.
+
+    Attributes:
+        column: Its name.
+        equals: The value.
+    """
+
+    column: str
+    equals: int | str | bool
+
+    def __str__(self) -> str:
+        return f"{self.column} = {self.equals}"
+
+    def choose(self, known: Known, free: Rows, seed: int) -> Rows:
+        """All free rows with this value."""
+        if self.column not in known.columns:
+            there = nearest(self.column, known.columns) if known.columns else "and the data has no columns"
+            raise DataError(
+                f'expected a column "{self.column}" to choose rows by: none is called so, {there}'
+            )
+        values = known.columns[self.column]
+        # a number is not the word that spells it: comparing them would quietly find no row
+        if np.asarray(self.equals).dtype.kind != values.dtype.kind.replace("u", "i"):
+            raise DataError(
+                f'expected a value like those of the column "{self.column}" ({values[0].item()!r} in the '
+                f"first row), got {self.equals!r}: write it as the column has it"
+            )
+        found = free[values[free] == self.equals]
+        if not len(found):
+            raise DataError(
+                f"expected rows with {self.column} = {self.equals!r}, got none among the {len(free)} that "
+                "are not held out: correct the value"
+            )
+        rows: Rows = known.ids[found]
+        return rows
+
+
+_KINDS: dict[str, type[Any]] = {
+    "class": ByClass,
+    "random": AtRandom,
+    "rows": ByRows,
+    "file": ByFile,
+    "column": ByColumn,
+}
 
 
 def read_request(table: Any, where: str) -> Request:
     """A request from its table in a plan.
 
     Args:
-        table: ``{ how = "class" | "random" | "rows", ... }``.
+        table: ``{ how = "class" | "random" | "rows" | "file" | "column", ... }``.
         where: The place in the plan.
 
     Returns:

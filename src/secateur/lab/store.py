@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from secateur.errors import StoreError
 
-Kind = Literal["steps", "outputs", "runs"]
+Kind = Literal["steps", "outputs", "runs", "splits"]
 SUMS = "sums.json"
 _WRITING = ".writing-"
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from secateur.data import Augment
+from secateur.data import Augment, crop_flip
+from secateur.knobs import Seed
 from secateur.rows import stratified_order
+from secateur.run import Progress
+from secateur.zoo.decode import Source, read
+
+Path = Annotated[
+    str | None, Field(description="folder of parquet files or of images; none: from the Hugging Face hub")
+]
+Limit = Annotated[
+    int | None,
+    Field(ge=1, description="training rows to take, a stratified sample under data.seed; none: all"),
+]
+Augmented = Annotated[bool, Field(description="crop and flip training images as the data set declares")]
+Constants = tuple[float, ...]
+# what the split of sets whose test labels are not public is called
+VALIDATION = ("validation", "valid", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +34,23 @@ class Collection:
 
     Attributes:
         train: ``(x, y)`` arrays, or a map-style data set.
-        test: The same, from rows that no step sees.
+        test: The same, from rows that no step sees; None without any.
         augment: Of training batches.
         names: Of the classes, in order.
+        ids: [n], stable ids of the training rows where they are a sample of more; None: 0, 1, ...
+        columns: Name to values [n] of what else is known of the training rows: for requests by column.
+        mean: Of each channel, for images in [0, 1]: what a network of the zoo subtracts.
+        std: Of each channel: what it divides by.
     """
 
     train: Any
     test: Any
     augment: Augment | None = None
     names: tuple[str, ...] = ()
+    ids: Any = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    mean: Constants = ()
+    std: Constants = ()
 
 
 def digits(*, noise: float = 0.0, test: float = 0.2) -> Collection:
@@ -51,3 +76,252 @@ def digits(*, noise: float = 0.0, test: float = 0.2) -> Collection:
     labels[wrong] = (labels[wrong] + rng.integers(1, 10, len(wrong))) % 10
     names = tuple(str(digit) for digit in range(10))
     return Collection(train=(images[rest], labels), test=(images[held], y[held]), names=names)
+
+
+def cifar10(
+    *,
+    path: Path = None,
+    limit: Limit = None,
+    augment: Augmented = True,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """CIFAR-10: 60,000 colour images of 32 x 32 in 10 classes (Krizhevsky, 2009).
+
+    Args:
+        path: Folder of parquet files or of images; None: from the Hugging Face hub.
+        limit: Training rows to take, a stratified sample; None: all.
+        augment: Crop and flip training images, as declared here.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+    """
+    source = Source(hub="uoft-cs/cifar10", image="img", label="label", channels=3)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    chosen = crop_flip(4) if augment else None
+    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+
+
+def cifar100(
+    *,
+    path: Path = None,
+    limit: Limit = None,
+    augment: Augmented = True,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """CIFAR-100: 60,000 colour images of 32 x 32 in 100 classes (Krizhevsky, 2009).
+
+    Args:
+        path: Folder of parquet files or of images; None: from the Hugging Face hub.
+        limit: Training rows to take, a stratified sample; None: all.
+        augment: Crop and flip training images, as declared here.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+    """
+    source = Source(hub="uoft-cs/cifar100", image="img", label="fine_label", channels=3)
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    chosen = crop_flip(4) if augment else None
+    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+
+
+def fashion_mnist(
+    *,
+    path: Path = None,
+    limit: Limit = None,
+    augment: Augmented = True,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """Fashion-MNIST: 70,000 grey images of 28 x 28 in 10 classes (Xiao et al., 2017).
+
+    Args:
+        path: Folder of parquet files or of images; None: from the Hugging Face hub.
+        limit: Training rows to take, a stratified sample; None: all.
+        augment: Crop and flip training images, as declared here.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+    """
+    source = Source(hub="zalando-datasets/fashion_mnist", image="image", label="label", channels=1)
+    mean, std = (0.2860,), (0.3530,)
+    chosen = crop_flip(2) if augment else None
+    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+
+
+def svhn(
+    *,
+    path: Path = None,
+    limit: Limit = None,
+    augment: Augmented = True,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """SVHN, cropped digits: 99,289 colour images of 32 x 32 in 10 classes (Netzer et al., 2011).
+
+    Cropped but never flipped: a mirrored digit is another digit, or none.
+
+    Args:
+        path: Folder of parquet files or of images; None: from the Hugging Face hub.
+        limit: Training rows to take, a stratified sample; None: all.
+        augment: Crop and flip training images, as declared here.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+    """
+    source = Source(
+        hub="ufldl-stanford/svhn", config="cropped_digits", image="image", label="label", channels=3
+    )
+    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+    chosen = crop_flip(4, flip=False) if augment else None
+    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+
+
+def tiny_imagenet(
+    *,
+    path: Path = None,
+    limit: Limit = None,
+    augment: Augmented = True,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """Tiny ImageNet: 110,000 colour images of 64 x 64 in 200 classes (Le and Yang, 2015).
+
+    Tested on its validation split: the labels of the other are not public.
+
+    Args:
+        path: Folder of parquet files or of images; None: from the Hugging Face hub.
+        limit: Training rows to take, a stratified sample; None: all.
+        augment: Crop and flip training images, as declared here.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+    """
+    source = Source(hub="zh-plus/tiny-imagenet", image="image", label="label", channels=3, test=VALIDATION)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    chosen = crop_flip(4) if augment else None
+    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+
+
+def imagenet(
+    *,
+    path: Path = None,
+    limit: Limit = None,
+    augment: Augmented = True,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """ImageNet-1k: 1,331,167 colour images in 1,000 classes (Russakovsky et al., 2015), brought to 224 x 224.
+
+    Short side resized, centre cropped, and then cropped after padding: not the random resized crop of
+    published recipes. All rows are held in memory, 150 kB each: take a ``limit`` that fits. Tested on the
+    validation split.
+
+    Args:
+        path: Folder of parquet files or of images; None: from the Hugging Face hub.
+        limit: Training rows to take, a stratified sample; None: all.
+        augment: Crop and flip training images, as declared here.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+    """
+    source = Source(
+        hub="ILSVRC/imagenet-1k", image="image", label="label", channels=3, size=224, test=VALIDATION
+    )
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    chosen = crop_flip(28) if augment else None
+    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+
+
+def images(
+    *,
+    path: str,
+    image: str | None = None,
+    label: str | None = None,
+    size: Annotated[int, Field(ge=1)] | None = None,
+    test: Annotated[float, Field(gt=0, lt=1)] | None = None,
+    crop: Annotated[int, Field(ge=0)] = 0,
+    flip: bool = False,
+    mean: Constants = (),
+    std: Constants = (),
+    limit: Limit = None,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """Images of your own: a folder of parquet files, or one folder of images for each class.
+
+    Args:
+        path: The folder. Splits are told by names: train.parquet and test.parquet, train/cat/1.png ...
+        image: Column of the images; None: the only one of images.
+        label: Column of the classes; None: the only one that could be it.
+        size: Side in pixels that all are brought to; None: they are of one size.
+        test: Share of the rows to test on, stratified, where the folder has no split to test on; these are
+            taken first, and ``limit`` counts the others.
+        crop: Pixels of padding before the random crop of training images; 0: no crop.
+        flip: Mirror half of the training images.
+        mean: Of each channel, for images in [0, 1]; none: 0.5.
+        std: Of each channel; none: 0.5.
+        limit: Training rows to take, a stratified sample; None: all.
+        seed: Of the sample.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        Images [n, c, h, w] as uint8, labels [n].
+
+    Raises:
+        DataError: The folder is no data set of labelled images, or its columns, sizes or splits are unclear.
+    """
+    source = Source(path=path, image=image, label=label, size=size, share=test)
+    chosen = crop_flip(crop, flip=flip) if crop or flip else None
+    return _collection(source, limit, seed, progress, mean, std, chosen)
+
+
+def _public(
+    source: Source,
+    path: str | None,
+    limit: int | None,
+    seed: int,
+    progress: Progress | None,
+    *,
+    mean: Constants,
+    std: Constants,
+    augment: Augment | None,
+) -> Collection:
+    """A public data set, from the hub or from a folder of the same layout."""
+    return _collection(replace(source, path=path), limit, seed, progress, mean, std, augment)
+
+
+def _collection(
+    source: Source,
+    limit: int | None,
+    seed: int,
+    progress: Progress | None,
+    mean: Constants,
+    std: Constants,
+    augment: Augment | None,
+) -> Collection:
+    found = read(source, limit=limit, seed=seed, progress=progress)
+    train, test = found["train"], found["test"]
+    return Collection(
+        train=(train.x, train.y),
+        test=(test.x, test.y),
+        augment=augment,
+        names=train.names,
+        ids=train.ids,
+        columns=train.columns,
+        mean=mean,
+        std=std,
+    )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from secateur.optimize import Sgd, cross_entropy, optimize
 from secateur.step import apply
 from secateur.steps.unlearn.gradient_ascent import GradientAscent
 from secateur.testing import toy_problem
@@ -64,3 +66,41 @@ def test_one_row_too_many_is_no_stump():
         x = torch.cat([batch.x for batch in problem.split.retain.once()])
         whole = state.model[0](x).transpose(0, 1).flatten(1).var(1)
     assert torch.allclose(state.model[1].running_var, whole, rtol=0.01)
+
+
+def test_under_gamma_it_climbs_the_loss_less_the_norm_of_the_weights():
+    step, start = GradientAscent(**CLIMB, gamma=0.02), PROBLEM.state()
+    state, trace = apply(step, start, PROBLEM.run)
+    model = start.model.train()
+    model[1].eval()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    momenta, gains = [torch.zeros_like(p) for p in trainable], []
+    batches = start.forget.loader(epochs=3, batch=30, rng=PROBLEM.run.at(1).rng("order"))
+    for batch in batches:
+        norm = sum(p.abs().sum() for p in trainable if p.ndim > 1)
+        gain = functional.cross_entropy(model(batch.x), batch.y) - 0.02 * norm
+        gradients = torch.autograd.grad(gain, trainable)
+        gains.append(gain.item())
+        with torch.no_grad():
+            for p, g, v in zip(trainable, gradients, momenta, strict=True):
+                v.mul_(0.9).add_(-g + step.decay * p)  # uphill, while decay pulls to zero
+                p.sub_(step.lr * v)
+    for (key, a), b in zip(model.state_dict().items(), state.model.state_dict().values(), strict=True):
+        assert torch.allclose(a.double(), b.double(), rtol=1e-12, atol=1e-13), key
+    assert list(trace.notes["loss"]) == pytest.approx(np.reshape(gains, (3, 2)).mean(1).tolist())
+    plain = apply(GradientAscent(**CLIMB), PROBLEM.state(), PROBLEM.run).state
+    assert sum(p.abs().sum() for p in state.model.parameters()) < sum(
+        p.abs().sum() for p in plain.model.parameters()
+    )
+
+
+def test_without_gamma_no_bit_differs_from_plain_ascent():
+    start = PROBLEM.state()
+    state = apply(GradientAscent(**CLIMB, gamma=0.0), start, PROBLEM.run).state
+    run = PROBLEM.run.at(1)
+    order = start.forget.loader(epochs=3, batch=30, rng=run.rng("order"))
+    sgd = Sgd(lr=1e-3, decay=5e-4, ascend=True)
+    with run.steady():
+        optimize(start, order, cross_entropy, optimizer=sgd, norms="frozen", run=run)
+    pairs = zip(start.model.state_dict().values(), state.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

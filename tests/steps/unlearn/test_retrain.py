@@ -3,9 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from torch.nn import functional
 
 from secateur.data import Split
+from secateur.errors import UsageError
+from secateur.optimize import Sgd, optimize
 from secateur.run import Run
 from secateur.step import apply
 from secateur.steps.prune.magnitude import Magnitude
@@ -92,3 +96,33 @@ def test_trained_marks_do_not_pass():
     result = apply(Retrain(**RECIPE), state, one.run).state
     assert result.marks == {}
     assert all(torch.isfinite(p).all() for p in result.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("knobs", "smoothing", "sharpness"),
+    [({}, 0.0, 0.0), ({"smoothing": 0.1}, 0.1, 0.0), ({"sam": 2.0}, 0.0, 2.0)],
+)
+def test_smoothing_and_sam_are_a_loss_and_an_optimizer(knobs, smoothing, sharpness):
+    one = problem()
+    result = apply(Retrain(**RECIPE, schedule="constant", **knobs), one.state(), one.run).state
+    run = one.run.at(1)
+    with run.steady():
+        fresh = one.state().fresh(run)
+
+        def loss(model, batch, progress):
+            return functional.cross_entropy(model(batch.x), batch.y, label_smoothing=smoothing)
+
+        order = fresh.retain.loader(epochs=2, batch=16, rng=run.rng("order"))
+        sgd = Sgd(lr=0.05, decay=5e-4, sharpness=sharpness)
+        expected = optimize(fresh, order, loss, optimizer=sgd, run=run)
+    assert bits(result) == bits(expected)
+    assert (
+        bits(result) == bits(apply(Retrain(**RECIPE, schedule="constant"), one.state(), one.run).state)
+    ) == (not knobs)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("smoothing", 1.0), ("smoothing", -0.1), ("sam", -1.0)])
+def test_a_knob_out_of_bounds_is_refused(knob, value):
+    one = problem()
+    with pytest.raises(UsageError, match=knob):
+        apply(Retrain(**RECIPE, **{knob: value}), one.state(), one.run)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 from secateur.card import Card
 from secateur.data import Role
+from secateur.knobs import Sam, Smoothing
 from secateur.optimize import cross_entropy, optimize
 from secateur.run import Run
 from secateur.state import State
@@ -21,6 +23,9 @@ class Retrain(Recipe):
 
     Attributes:
         mask: "keep" trains under the pruning masks, as the paper does; "dense" drops them.
+        smoothing: Label smoothing of the cross-entropy, in [0, 1); the paper's variant of Retrain has 0.1.
+        sam: Radius rho of adaptive sharpness-aware minimisation (Kwon et al., ICML 2021), at two passes per
+            update; 0: off. The paper's variant of Retrain has 2.
     """
 
     card: ClassVar[Card] = Card(
@@ -32,10 +37,14 @@ class Retrain(Recipe):
     reads: ClassVar[frozenset[Role]] = frozenset({"retain"})
 
     mask: Literal["keep", "dense"] = "keep"
+    smoothing: Smoothing = 0.0
+    sam: Sam = 0.0
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Train the fresh model that the driver hands to a step that starts anew."""
         if self.mask == "dense":
             state = replace(state, masks={}, masks_saw=frozenset())
         loader = state.retain.loader(epochs=self.epochs, batch=self.batch, rng=run.rng("order"))
-        return optimize(state, loader, cross_entropy, optimizer=self.sgd(), clip=self.clip, run=run)
+        loss = partial(cross_entropy, smoothing=self.smoothing)
+        sgd = replace(self.sgd(), sharpness=self.sam)
+        return optimize(state, loader, loss, optimizer=sgd, clip=self.clip, run=run)

@@ -1,0 +1,158 @@
+"""What every pruning step can be told, and what they share: which weights count, and masks out of scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from secateur.data import Batch, View
+from secateur.errors import DataError
+from secateur.maths.saliency import Chunk, keep_largest
+from secateur.network import copy_model
+from secateur.state import Scope, State
+
+Per = Annotated[
+    Literal["network", "layer"],
+    Field(description="compare all layers together, or prune the same share of each (to the nearest weight)"),
+]
+Rows = Annotated[
+    int, Field(ge=1, description="pool rows that the scores look at, drawn at random; ten per class is usual")
+]
+Rounds = Annotated[int, Field(ge=1, description="rounds of scoring and pruning")]
+Rewind = Annotated[
+    str | None,
+    Field(
+        pattern=r"^epoch-\d+$",
+        description='mark to put the kept weights back to ("epoch-2", kept by `train` with `keep = [2]`)',
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which weights a pruning step may take, and what it may leave.
+
+    Attributes:
+        scope: Which weights it takes: of convolutions and linear layers together ("all"), or of one kind.
+            With "all", sparsity is the share of zeros among all parameters with more than one dimension,
+            embeddings among them though none of theirs is pruned; else among the weights of that kind.
+        empty: "refuse" a choice that leaves a layer without any weight, or "allow" it.
+    """
+
+    scope: Scope = "all"
+    empty: Literal["refuse", "allow"] = "refuse"
+
+    def weights(self, state: State) -> dict[str, nn.Parameter]:
+        """The weights in scope.
+
+        Args:
+            state: The model.
+
+        Returns:
+            Name to parameter.
+
+        Raises:
+            DataError: There are none.
+        """
+        if not (weights := state.prunable(self.scope)):
+            raise DataError(
+                f'expected weights to prune in scope = "{self.scope}", and the model has none: widen it'
+            )
+        return weights
+
+    def size(self, state: State) -> int:
+        """The number of weights that sparsity is a share of."""
+        if self.scope == "all":
+            return sum(p.numel() for p in state.model.parameters() if p.ndim > 1)
+        return sum(weight.numel() for weight in self.weights(state).values())
+
+    def gone(self, state: State) -> int:
+        """How many of them the masks so far prune."""
+        return sum(int((~state.masks[name]).sum()) for name in self.weights(state) if name in state.masks)
+
+    def masks(
+        self, state: State, scores: Mapping[str, Tensor], sparsity: float, *, per: Per = "network"
+    ) -> dict[str, Tensor]:
+        """All masks of the state, with those in scope chosen anew.
+
+        Args:
+            state: What its masks prune stays pruned.
+            scores: Of the weights in scope, by name; the lowest go.
+            sparsity: Share to prune, in [0, 1).
+            per: Whether scores are compared over the network, or each layer gives its share.
+
+        Returns:
+            Name to mask.
+
+        Raises:
+            DataError: No score differs from zero, or a layer would be left without weights.
+        """
+        if not any(bool(score.any()) for score in scores.values()):
+            raise DataError(
+                "expected scores that tell weights apart, but all are 0: nothing flows through the model (a "
+                "head that begins at zero, dead units, an input far from its range); train first, or take "
+                "`random`"
+            )
+        masks = keep_largest(scores, sparsity, of=self.size(state), per=per, kept=state.masks)
+        if self.empty == "refuse":
+            _check_kept(masks, sparsity)
+        return {**state.masks, **masks}
+
+
+def _check_kept(masks: Mapping[str, Tensor], sparsity: float) -> None:
+    for name, mask in masks.items():
+        if not bool(mask.any()):
+            raise DataError(
+                f"expected to keep a weight in every layer, but at sparsity {sparsity:.4g} none of the "
+                f'{mask.numel()} of "{name}" is left, and nothing passes a layer of zeros: prune less, or '
+                'the same share of each layer; where a branch goes around this one, set empty = "allow"'
+            )
+
+
+def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Chunk]:
+    """Rows drawn at random, each at most once and not augmented.
+
+    Args:
+        pool: Where to draw from.
+        rows: How many.
+        batch: Most rows in a chunk.
+        rng: The only source of chance.
+
+    Returns:
+        Even chunks: x [b, ...] (or a mapping of such) and classes [b].
+
+    Raises:
+        DataError: The pool has fewer rows.
+    """
+    if rows > len(pool):
+        raise DataError(
+            f"expected a pool of at least {rows} rows to score weights by, got {len(pool)}: set rows = "
+            f"{len(pool)}, or fewer"
+        )
+    # one by one, so that no more is drawn than asked for
+    items = list(islice(pool.loader(epochs=1, batch=1, rng=rng, augment=False), rows))
+    parts = torch.arange(rows).tensor_split(math.ceil(rows / batch))
+    return [_together(items[int(part[0]) : int(part[-1]) + 1]) for part in parts]
+
+
+def _together(items: Sequence[Batch]) -> Chunk:
+    y = torch.cat([item.y for item in items])
+    named = [item.x for item in items if not isinstance(item.x, Tensor)]
+    if named:
+        return {name: torch.cat([x[name] for x in named]) for name in named[0]}, y
+    return torch.cat([item.x for item in items if isinstance(item.x, Tensor)]), y
+
+
+def scratch(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy in which only these weights require gradients, whether or not they do in the model."""
+    copy = copy_model(model).requires_grad_(False)
+    for name in weights:
+        copy.get_parameter(name).requires_grad_(True)
+    return copy

@@ -1,0 +1,57 @@
+"""GraSP: prune what carries no gradient flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from secateur.card import Card
+from secateur.data import Role
+from secateur.knobs import Batch, Sparsity
+from secateur.maths.saliency import grasp
+from secateur.run import Run
+from secateur.state import State
+from secateur.steps._choice import Choice, Per, Rows, sample, scratch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grasp(Choice):
+    """Keep the weights with the largest ``w * H g``: without them the gradient would lose most of its norm.
+
+    g and H are the gradient and the Hessian of the mean cross-entropy on some pool rows, in the weights in
+    scope. Meant for a network that has not been trained; batch norm uses the statistics of each chunk of
+    ``batch`` rows, and its running ones stay. Sparsity 0 changes nothing and reads nothing.
+
+    Attributes:
+        temperature: What the logits are divided by, which keeps the softmax from saturating.
+    """
+
+    card: ClassVar[Card] = Card(
+        summary="Prunes in one shot the weights that carry least of the gradient's norm.",
+        paper="Wang, Zhang and Grosse, Picking Winning Tickets Before Training by Preserving Gradient Flow, "
+        "ICLR 2020",
+        data="a few rows of the pool",
+    )
+
+    sparsity: Sparsity = 0.95
+    per: Per = "network"
+    rows: Rows = 100
+    batch: Batch = 128
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
+
+    @property
+    def reads(self) -> frozenset[Role]:
+        """The pool; nothing at sparsity 0."""
+        return frozenset({"pool"}) if self.sparsity else frozenset()
+
+    def __call__(self, state: State, run: Run, /) -> State:
+        """Score on rows from the stream "rows", then choose the masks."""
+        if self.sparsity == 0:
+            return state
+        weights = self.weights(state)
+        chunks = sample(state.pool, self.rows, self.batch, run.rng("rows"))
+        model = scratch(state.model, weights).train()
+        scores = grasp(model, chunks, list(weights), temperature=self.temperature, kept=state.masks)
+        return state.pruned(self.masks(state, scores, self.sparsity, per=self.per))

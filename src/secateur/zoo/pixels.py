@@ -1,0 +1,146 @@
+"""Image files in, bytes of one shape out: 8 bits a channel, grey or in colour, upright."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from secateur.errors import DataError
+from secateur.run import Progress
+
+Array = NDArray[Any]
+# Pillow's modes without colour; 16 bits have become 8 by then
+GREY = ("1", "L", "LA", "La")
+
+
+def channels_of(held: Any, row: int, part: str) -> int:
+    """1 for a grey image, 3 for one in colour.
+
+    Args:
+        held: As ``datasets`` holds an image that it does not decode: its bytes, or the path of a file.
+        row: Its number, for messages.
+        part: The split, for messages.
+
+    Returns:
+        The number of channels.
+
+    Raises:
+        DataError: It is no image.
+    """
+    with _reading(held, row, part):
+        image = _open(held)
+    return 1 if image.mode in GREY else 3
+
+
+def pixels(
+    raw: Any,
+    rows: Sequence[int] | Array,
+    part: str,
+    *,
+    channels: int,
+    exact: bool,
+    size: int | None,
+    progress: Progress,
+) -> Array:
+    """Decode images.
+
+    Args:
+        raw: [n], one column of images as ``datasets`` holds them undecoded; read in slices.
+        rows: [n], their numbers, for messages.
+        part: The split, for messages.
+        channels: 1 or 3.
+        exact: Refuse an image in colour where one channel is asked for.
+        size: Side in pixels that images are brought to (short side resized, centre cropped); None: all must
+            be of one size already.
+        progress: Where to show how far decoding has come.
+
+    Returns:
+        [n, channels, h, w], uint8.
+
+    Raises:
+        DataError: A row is no image, or of another size or kind than the first.
+    """
+
+    def decode(at: int, held: Any) -> Array:
+        with _reading(held, rows[at], part):
+            image = _open(held)
+            if exact and channels == 1 and image.mode not in GREY:
+                raise DataError(
+                    f"expected grey images, as the first of the training rows is, got one in colour in row "
+                    f'{rows[at]} of the split "{part}": bring all to grey, or all to colour'
+                )
+            fitted = np.asarray(_fitted(image, "L" if channels == 1 else "RGB", size))
+        return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
+
+    (column,) = raw.column_names
+    first = decode(0, raw[:1][column][0])
+    found = np.empty((len(raw), *first.shape), dtype=np.uint8)
+
+    def place(item: tuple[int, Any]) -> None:
+        at, held = item
+        got = decode(at, held)
+        if got.shape != first.shape:
+            raise DataError(
+                f'expected images of one size in the split "{part}", got {_side(first)} in row {rows[0]} and '
+                f'{_side(got)} in row {rows[at]}: bring them to one, as data.size of use = "images" does'
+            )
+        found[at] = got
+
+    with progress.bar(f"decoding {part}", len(raw)) as advance, ThreadPoolExecutor() as pool:
+        for start in range(0, len(raw), 1024):
+            held = raw[start : start + 1024][column]
+            list(pool.map(place, enumerate(held, start)))
+            advance(len(held))
+    return found
+
+
+def _side(image: Array) -> str:
+    return f"{image.shape[2]} x {image.shape[1]}"
+
+
+@contextlib.contextmanager
+def _reading(held: Any, row: int, part: str) -> Iterator[None]:
+    """What a decoder raises becomes a sentence that names the row, and the file where it is one."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # a decoder for each format, and each raises what it likes
+        file = f' ("{held["path"]}")' if held and held["bytes"] is None and held["path"] else ""
+        words = re.sub(r" <.* at 0x\w+>", "", next(iter(str(error).splitlines()), ""))
+        raise DataError(
+            f'expected an image in row {row} of the split "{part}"{file}, got something unreadable '
+            f"({type(error).__name__}: {words}): mend the row, or take it out"
+        ) from error
+
+
+def _open(held: Any) -> Image.Image:
+    """An image of 8 bits a channel, upright."""
+    image: Image.Image = Image.open(io.BytesIO(held["bytes"]) if held["bytes"] is not None else held["path"])
+    image.load()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # Pillow would cut off what is above 255, and leave white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"which of the 32 bits of Pillow's mode {image.mode} count cannot be told")
+    with contextlib.suppress(Exception):  # odd EXIF data do not make an image unreadable
+        image = ImageOps.exif_transpose(image)
+    return image
+
+
+def _fitted(image: Image.Image, mode: str, size: int | None) -> Image.Image:
+    """In colour or grey, and of the size asked for: short side resized, centre cropped."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # on the straight way Pillow warns
+    image = image.convert(mode)
+    if size is None or image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
