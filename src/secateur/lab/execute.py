@@ -225,10 +225,11 @@ class Lab:
                 "rows": {name: len(view) for name, view in split.items()},
                 "hash": split.hash,
                 "classes": split.classes,
+                "file": f"splits/{split.hash}/{ROWS}",
             },
             hashes={"weights": digest(weights), "split": split.hash}
             | {name: self.store.sum("outputs", at, OUTPUTS) for name, (at, _) in said.items()},
-            files={"weights": f"runs/{key}/{WEIGHTS}", "split": f"splits/{split.hash}/{ROWS}"}
+            files={"weights": f"runs/{key}/{WEIGHTS}"}
             | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},

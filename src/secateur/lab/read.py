@@ -42,9 +42,14 @@ DATASETS: dict[str, Callable[..., Any]] = {
 }
 MODELS: dict[str, Callable[..., Any]] = {
     "small-cnn": zoo.small_cnn,
+    "mlp": zoo.mlp,
     "resnet20s": zoo.resnet20s,
     "resnet44s": zoo.resnet44s,
     "resnet56s": zoo.resnet56s,
+    "resnet18": zoo.resnet18,
+    "resnet50": zoo.resnet50,
+    "vgg16-bn": zoo.vgg16_bn,
+    "vit-tiny": zoo.vit_tiny,
 }
 # what the data tells a network that takes it, where the plan does not
 TOLD = ("classes", "channels", "size", "mean", "std")
