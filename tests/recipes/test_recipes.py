@@ -7,6 +7,8 @@ import pytest
 
 from secateur.lab import estimate, expand, load, run_grid
 
+from ..pictures import labels, noise, parquet
+
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.toml"))
 
@@ -15,10 +17,22 @@ def test_there_are_recipes():
     assert ROOT / "demo.toml" in RECIPES
 
 
+@pytest.fixture(scope="session")
+def tiny_cifar(tmp_path_factory):
+    """A folder of the layout of CIFAR-10: 60 images to train on, 20 to test on."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    for part, n in (("train", 60), ("test", 20)):
+        kinds = labels([f"class {c}" for c in range(10)], [i % 10 for i in range(n)])
+        images = [noise(i, (32, 32)) for i in range(n)]
+        parquet(folder / f"{part}.parquet", images, image="img", label=kinds)
+    return folder
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_it_stands(path, tmp_path):
+def test_it_stands(path, tmp_path, tiny_cifar):
     store = tmp_path / "store"
-    plans = expand(load(path), source=str(path))
+    images = [f"data.path={tiny_cifar}", "data.limit=50"]
+    plans = expand(load(path, [] if load(path)["data"]["use"] == "digits" else images), source=str(path))
     cells = 1
     for values in tomllib.loads(path.read_text()).get("grid", {}).values():
         cells *= len(values)
