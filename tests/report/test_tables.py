@@ -256,3 +256,39 @@ def test_outside_counts_runs_and_sides(run):
         }
         assert row.outside.get(name, {}) == expected
     assert row.outside["UA"] == {"below": 3}
+
+
+def test_without_references_the_runs_of_retrain_are_the_yardstick(run):
+    audits = ("accuracy", "mia-efficacy")
+    runs = [run(m, seed=s, audits=audits) for m in ("retrain", "fine-tune") for s in range(3)]
+
+    def measured(method, prefix=""):
+        here = [one for one in runs if one.method == method]
+        return np.array([[one.estimate(f"{prefix}{name}").value for name in MEASURES] for one in here])
+
+    rows = {row.label: row for row in summarise(runs)}
+    yardstick = measured("retrain")
+    for label, values in (
+        ("fine-tune", measured("fine-tune")),
+        ("original", measured("fine-tune", "before.")),
+    ):
+        gaps = 100 * np.abs(values - yardstick.mean(axis=0)).mean(axis=1)
+        assert rows[label].values["disparity"].each == pytest.approx(gaps)
+    # each retrain against the others: against a mean that holds itself it would look too near
+    floor = [
+        100 * np.abs(yardstick[i] - np.delete(yardstick, i, axis=0).mean(axis=0)).mean() for i in range(3)
+    ]
+    assert rows["retrain"].values["disparity"].each == pytest.approx(floor)
+
+
+def test_no_disparity_without_one_clear_yardstick(run):
+    audits = ("accuracy", "mia-efficacy")
+    one = [run("fine-tune", audits=audits)]
+    two = [run("retrain", audits=audits, knobs={"mask": mask}) for mask in ("keep", "dense")]
+    half = [run("retrain", audits=("accuracy",))]
+    for runs in (one, one + two, one + half):
+        assert not any("disparity" in row.values for row in summarise(runs))
+    # a single retrain has no other to be held against
+    rows = {row.label: row for row in summarise([*one, two[0]])}
+    assert "disparity" in rows["fine-tune"].values
+    assert "disparity" not in rows["retrain"].values

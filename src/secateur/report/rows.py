@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from secateur.record import Better, Estimate, Finding, Record
 from secateur.report import names
@@ -235,6 +238,47 @@ def placed(finding: Finding) -> dict[str, str]:
         for name, gap in gaps.items()
         if math.isfinite(gap.low) and math.isfinite(gap.high)
     }
+
+
+def with_disparity(rows: Sequence[Row]) -> list[Row]:
+    """Rows with their disparity to the runs of retrain beside them, where no audit measured any.
+
+    Each run is held against the mean of the retrains, each retrain against the mean of the others, as
+    ``retrain-gap`` does with references of its own.
+
+    Args:
+        rows: Of one place.
+
+    Returns:
+        The rows; unchanged where an audit gave a disparity, or where not exactly one kind of retrain stands.
+    """
+    retrains = [row for row in rows if row.kind == "retrain"]
+    if len(retrains) != 1 or any("disparity" in row.values for row in rows):
+        return list(rows)
+    yardstick = _by_run(retrains[0])
+    found = []
+    for row in rows:
+        values = _by_run(row)
+        if row.kind == "retrain":
+            others = [[v for j, v in enumerate(yardstick) if j != i] for i in range(len(values))]
+        else:
+            others = [yardstick] * len(values)
+        gaps = [
+            100 * float(np.abs(np.mean(other, axis=0) - own).mean())
+            for own, other in zip(values, others, strict=True)
+            if len(other)
+        ]
+        spread = Spread(each=tuple(gaps), unit="points", better="lower")
+        found.append(replace(row, values={**row.values, "disparity": spread}) if gaps else row)
+    return found
+
+
+def _by_run(row: Row) -> list[NDArray[np.float64]]:
+    """The four measures [4] of each run; none where a run lacks one."""
+    spreads = [row.values[name].each for name in MEASURES if name in row.values]
+    if len(spreads) < len(MEASURES) or len({len(each) for each in spreads} | {row.count}) > 1:
+        return []
+    return [np.array(each) for each in zip(*spreads, strict=True)]
 
 
 def _spreads(values: Sequence[Mapping[str, Estimate]]) -> dict[str, Spread]:

@@ -15,7 +15,16 @@ from rich.table import Table
 
 from secateur.record import Record
 from secateur.report import names
-from secateur.report.rows import KINDS, MEASURES, Place, Row, of_methods, of_originals, of_references
+from secateur.report.rows import (
+    KINDS,
+    MEASURES,
+    Place,
+    Row,
+    of_methods,
+    of_originals,
+    of_references,
+    with_disparity,
+)
 from secateur.report.spread import NONE, Spread
 
 NOISE_FLOOR = (
@@ -69,7 +78,8 @@ def summarise(records: Sequence[Record]) -> list[Row]:
         controls = [of_originals(place, [run for _, run in here])]
         if all(row.kind != "retrain" for row in judged):
             controls.append(of_references(place, [run for _, run in here]))
-        rows += [row for row in controls if row] + sorted(judged, key=lambda row: KINDS.index(row.kind))
+        ordered = sorted(judged, key=lambda row: KINDS.index(row.kind))
+        rows += with_disparity([*(row for row in controls if row), *ordered])
     return rows
 
 
