@@ -274,6 +274,8 @@ def test_without_references_the_runs_of_retrain_are_the_yardstick(run):
     ):
         gaps = 100 * np.abs(values - yardstick.mean(axis=0)).mean(axis=1)
         assert rows[label].values["disparity"].each == pytest.approx(gaps)
+        signed = 100 * (values - yardstick.mean(axis=0))[:, MEASURES.index("RA")]
+        assert rows[label].values["gap.RA"].each == pytest.approx(signed)
     # each retrain against the others: against a mean that holds itself it would look too near
     floor = [
         100 * np.abs(yardstick[i] - np.delete(yardstick, i, axis=0).mean(axis=0)).mean() for i in range(3)

@@ -240,8 +240,8 @@ def placed(finding: Finding) -> dict[str, str]:
     }
 
 
-def with_disparity(rows: Sequence[Row]) -> list[Row]:
-    """Rows with their disparity to the runs of retrain beside them, where no audit measured any.
+def with_gaps(rows: Sequence[Row]) -> list[Row]:
+    """Rows with their gaps and disparity to the runs of retrain beside them, where no audit measured any.
 
     Each run is held against the mean of the retrains, each retrain against the mean of the others, as
     ``retrain-gap`` does with references of its own.
@@ -263,14 +263,19 @@ def with_disparity(rows: Sequence[Row]) -> list[Row]:
             others = [[v for j, v in enumerate(yardstick) if j != i] for i in range(len(values))]
         else:
             others = [yardstick] * len(values)
-        gaps = [
-            100 * float(np.abs(np.mean(other, axis=0) - own).mean())
-            for own, other in zip(values, others, strict=True)
-            if len(other)
-        ]
-        spread = Spread(each=tuple(gaps), unit="points", better="lower")
-        found.append(replace(row, values={**row.values, "disparity": spread}) if gaps else row)
+        pairs = [(own, other) for own, other in zip(values, others, strict=True) if len(other)]
+        gaps = np.array([100 * (own - np.mean(other, axis=0)) for own, other in pairs])
+        if len(gaps):
+            told = {"disparity": Spread(each=_floats(np.abs(gaps).mean(1)), unit="points", better="lower")}
+            for name, each in zip(MEASURES, gaps.T, strict=True):
+                told[f"gap.{name}"] = Spread(each=_floats(each), unit="points", better="nearer-to-retrain")
+            row = replace(row, values={**row.values, **told})
+        found.append(row)
     return found
+
+
+def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 def _by_run(row: Row) -> list[NDArray[np.float64]]:

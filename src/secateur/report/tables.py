@@ -23,7 +23,7 @@ from secateur.report.rows import (
     of_methods,
     of_originals,
     of_references,
-    with_disparity,
+    with_gaps,
 )
 from secateur.report.spread import NONE, Spread
 
@@ -79,7 +79,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
         if all(row.kind != "retrain" for row in judged):
             controls.append(of_references(place, [run for _, run in here]))
         ordered = sorted(judged, key=lambda row: KINDS.index(row.kind))
-        rows += with_disparity([*(row for row in controls if row), *ordered])
+        rows += with_gaps([*(row for row in controls if row), *ordered])
     return rows
 
 
