@@ -417,3 +417,15 @@ def test_bf16_looks_around_in_bf16():
     optimize(state, loader(state, epochs=6), loss, optimizer=sgd, run=run)
     assert set(seen) == {torch.bfloat16}
     assert run.notes["loss"][-1] < run.notes["loss"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as its compiler is imported
+def test_a_compiled_model_trains_to_the_same_weights():
+    state, again = PROBLEM.state(trained=False), PROBLEM.state(trained=False)
+    optimize(state, loader(state), cross_entropy, optimizer=Sgd(lr=0.1), run=RUN)
+    optimize(again, loader(again), cross_entropy, optimizer=Sgd(lr=0.1), run=replace(RUN, compile=True))
+    pairs = zip(state.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+    # it is another computation, and its results have another key
+    assert replace(RUN, compile=True).describe() == {**RUN.describe(), "compile": True}

@@ -1,7 +1,7 @@
 """Write what a finished grid says into a folder: ``python tools/results.py STORE FOLDER``.
 
-``table.csv`` has the columns of the paper's main table in percent, points and minutes, with one for the number
-of seeds and one for the train accuracy of the original; ``report.html`` is the report page of the same runs.
+``table.csv`` has the columns of the paper's main table in percent, points and minutes, one for the number
+of seeds and one for the train accuracy of the original; ``report.html`` is the report page of these runs.
 """
 
 from __future__ import annotations
