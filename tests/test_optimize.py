@@ -420,7 +420,7 @@ def test_bf16_looks_around_in_bf16():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as its compiler is imported
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own compiler, as it loads
 def test_a_compiled_model_trains_to_the_same_weights():
     state, again = PROBLEM.state(trained=False), PROBLEM.state(trained=False)
     optimize(state, loader(state), cross_entropy, optimizer=Sgd(lr=0.1), run=RUN)
