@@ -30,7 +30,7 @@ WAYS = {
 
 
 class Point(NamedTuple):
-    """One network: how it was pruned, and how well it does; accuracies as shares, the test's with its ends."""
+    """One network: how it was pruned, and how well it does; shares, test accuracy with its interval."""
 
     way: str
     sparsity: float
