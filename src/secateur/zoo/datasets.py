@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from inspect import cleandoc
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from secateur.data import Augment, crop_flip
 from secateur.knobs import Seed
+from secateur.maths.augment import CropFlip
 from secateur.rows import stratified_order
 from secateur.run import Progress
 from secateur.zoo.decode import Source, read
@@ -78,172 +80,109 @@ def digits(*, noise: float = 0.0, test: float = 0.2) -> Collection:
     return Collection(train=(images[rest], labels), test=(images[held], y[held]), names=names)
 
 
-def cifar10(
-    *,
-    path: Path = None,
-    limit: Limit = None,
-    augment: Augmented = True,
-    seed: Seed = 0,
-    progress: Progress | None = None,
-) -> Collection:
-    """CIFAR-10: 60,000 colour images of 32 x 32 in 10 classes (Krizhevsky, 2009).
+class PublicSet(Protocol):
+    """A public data set, as a function."""
 
-    Args:
-        path: Folder of parquet files or of images; None: from the Hugging Face hub.
-        limit: Training rows to take, a stratified sample; None: all.
-        augment: Crop and flip training images, as declared here.
-        seed: Of the sample.
-        progress: Where to show how far decoding has come.
+    def __call__(
+        self,
+        *,
+        path: Path = None,
+        limit: Limit = None,
+        augment: Augmented = True,
+        seed: Seed = 0,
+        progress: Progress | None = None,
+    ) -> Collection:
+        """Its rows, decoded at the first call and read from the cache at the next.
 
-    Returns:
-        Images [n, c, h, w] as uint8, labels [n].
-    """
-    source = Source(hub="uoft-cs/cifar10", image="img", label="label", channels=3)
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    chosen = crop_flip(4) if augment else None
-    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+        Args:
+            path: Folder of parquet files or of images; None: from the Hugging Face hub.
+            limit: Training rows to take, a stratified sample; None: all.
+            augment: Crop and flip training images, as declared.
+            seed: Of the sample.
+            progress: Where to show how far decoding has come.
 
+        Returns:
+            Images [n, c, h, w] as uint8, labels [n].
 
-def cifar100(
-    *,
-    path: Path = None,
-    limit: Limit = None,
-    augment: Augmented = True,
-    seed: Seed = 0,
-    progress: Progress | None = None,
-) -> Collection:
-    """CIFAR-100: 60,000 colour images of 32 x 32 in 100 classes (Krizhevsky, 2009).
-
-    Args:
-        path: Folder of parquet files or of images; None: from the Hugging Face hub.
-        limit: Training rows to take, a stratified sample; None: all.
-        augment: Crop and flip training images, as declared here.
-        seed: Of the sample.
-        progress: Where to show how far decoding has come.
-
-    Returns:
-        Images [n, c, h, w] as uint8, labels [n].
-    """
-    source = Source(hub="uoft-cs/cifar100", image="img", label="fine_label", channels=3)
-    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    chosen = crop_flip(4) if augment else None
-    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+        Raises:
+            DataError: It cannot be had from there, or is not what it claims to be.
+        """
+        ...
 
 
-def fashion_mnist(
-    *,
-    path: Path = None,
-    limit: Limit = None,
-    augment: Augmented = True,
-    seed: Seed = 0,
-    progress: Progress | None = None,
-) -> Collection:
-    """Fashion-MNIST: 70,000 grey images of 28 x 28 in 10 classes (Xiao et al., 2017).
+def _public(
+    name: str, told: str, source: Source, *, mean: Constants, std: Constants, crop: CropFlip
+) -> PublicSet:
+    """What is declared of a public data set, as the function that reads it."""
 
-    Args:
-        path: Folder of parquet files or of images; None: from the Hugging Face hub.
-        limit: Training rows to take, a stratified sample; None: all.
-        augment: Crop and flip training images, as declared here.
-        seed: Of the sample.
-        progress: Where to show how far decoding has come.
+    def collect(
+        *,
+        path: Path = None,
+        limit: Limit = None,
+        augment: Augmented = True,
+        seed: Seed = 0,
+        progress: Progress | None = None,
+    ) -> Collection:
+        chosen = crop if augment else None
+        return _collection(replace(source, path=path), limit, seed, progress, mean, std, chosen)
 
-    Returns:
-        Images [n, c, h, w] as uint8, labels [n].
-    """
-    source = Source(hub="zalando-datasets/fashion_mnist", image="image", label="label", channels=1)
-    mean, std = (0.2860,), (0.3530,)
-    chosen = crop_flip(2) if augment else None
-    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+    collect.__name__ = collect.__qualname__ = name
+    collect.__doc__ = f"{told}\n\n{cleandoc(PublicSet.__call__.__doc__ or '')}"
+    return collect
 
 
-def svhn(
-    *,
-    path: Path = None,
-    limit: Limit = None,
-    augment: Augmented = True,
-    seed: Seed = 0,
-    progress: Progress | None = None,
-) -> Collection:
-    """SVHN, cropped digits: 99,289 colour images of 32 x 32 in 10 classes (Netzer et al., 2011).
-
-    Cropped but never flipped: a mirrored digit is another digit, or none.
-
-    Args:
-        path: Folder of parquet files or of images; None: from the Hugging Face hub.
-        limit: Training rows to take, a stratified sample; None: all.
-        augment: Crop and flip training images, as declared here.
-        seed: Of the sample.
-        progress: Where to show how far decoding has come.
-
-    Returns:
-        Images [n, c, h, w] as uint8, labels [n].
-    """
-    source = Source(
-        hub="ufldl-stanford/svhn", config="cropped_digits", image="image", label="label", channels=3
-    )
-    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
-    chosen = crop_flip(4, flip=False) if augment else None
-    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
-
-
-def tiny_imagenet(
-    *,
-    path: Path = None,
-    limit: Limit = None,
-    augment: Augmented = True,
-    seed: Seed = 0,
-    progress: Progress | None = None,
-) -> Collection:
-    """Tiny ImageNet: 110,000 colour images of 64 x 64 in 200 classes (Le and Yang, 2015).
-
-    Tested on its validation split: the labels of the other are not public.
-
-    Args:
-        path: Folder of parquet files or of images; None: from the Hugging Face hub.
-        limit: Training rows to take, a stratified sample; None: all.
-        augment: Crop and flip training images, as declared here.
-        seed: Of the sample.
-        progress: Where to show how far decoding has come.
-
-    Returns:
-        Images [n, c, h, w] as uint8, labels [n].
-    """
-    source = Source(hub="zh-plus/tiny-imagenet", image="image", label="label", channels=3, test=VALIDATION)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    chosen = crop_flip(4) if augment else None
-    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
-
-
-def imagenet(
-    *,
-    path: Path = None,
-    limit: Limit = None,
-    augment: Augmented = True,
-    seed: Seed = 0,
-    progress: Progress | None = None,
-) -> Collection:
-    """ImageNet-1k: 1,331,167 colour images in 1,000 classes (Russakovsky et al., 2015), brought to 224 x 224.
-
-    Short side resized, centre cropped, and then cropped after padding: not the random resized crop of
-    published recipes. All rows are held in memory, 150 kB each: take a ``limit`` that fits. Tested on the
-    validation split.
-
-    Args:
-        path: Folder of parquet files or of images; None: from the Hugging Face hub.
-        limit: Training rows to take, a stratified sample; None: all.
-        augment: Crop and flip training images, as declared here.
-        seed: Of the sample.
-        progress: Where to show how far decoding has come.
-
-    Returns:
-        Images [n, c, h, w] as uint8, labels [n].
-    """
-    source = Source(
-        hub="ILSVRC/imagenet-1k", image="image", label="label", channels=3, size=224, test=VALIDATION
-    )
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    chosen = crop_flip(28) if augment else None
-    return _public(source, path, limit, seed, progress, mean=mean, std=std, augment=chosen)
+_IMAGENET: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+cifar10 = _public(
+    "cifar10",
+    "CIFAR-10: 60,000 colour images of 32 x 32 in 10 classes (Krizhevsky, 2009).",
+    Source(hub="uoft-cs/cifar10", image="img", label="label", channels=3),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    crop=crop_flip(4),
+)
+cifar100 = _public(
+    "cifar100",
+    "CIFAR-100: 60,000 colour images of 32 x 32 in 100 classes (Krizhevsky, 2009).",
+    Source(hub="uoft-cs/cifar100", image="img", label="fine_label", channels=3),
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    crop=crop_flip(4),
+)
+fashion_mnist = _public(
+    "fashion_mnist",
+    "Fashion-MNIST: 70,000 grey images of 28 x 28 in 10 classes (Xiao et al., 2017).",
+    Source(hub="zalando-datasets/fashion_mnist", image="image", label="label", channels=1),
+    mean=(0.2860,),
+    std=(0.3530,),
+    crop=crop_flip(2),
+)
+svhn = _public(
+    "svhn",
+    "SVHN, cropped digits: 99,289 colour images of 32 x 32 in 10 classes (Netzer et al., 2011).\n\n"
+    "Cropped but never flipped: a mirrored digit is another digit, or none.",
+    Source(hub="ufldl-stanford/svhn", config="cropped_digits", image="image", label="label", channels=3),
+    mean=(0.4377, 0.4438, 0.4728),
+    std=(0.1980, 0.2010, 0.1970),
+    crop=crop_flip(4, flip=False),
+)
+tiny_imagenet = _public(
+    "tiny_imagenet",
+    "Tiny ImageNet: 110,000 colour images of 64 x 64 in 200 classes (Le and Yang, 2015).\n\n"
+    "Tested on its validation split: the labels of the other are not public.",
+    Source(hub="zh-plus/tiny-imagenet", image="image", label="label", channels=3, test=VALIDATION),
+    crop=crop_flip(4),
+    **_IMAGENET,
+)
+imagenet = _public(
+    "imagenet",
+    "ImageNet-1k: 1,331,167 colour images in 1,000 classes (Russakovsky et al., 2015), here 224 x 224.\n\n"
+    "Short side resized, centre cropped, and then cropped after padding: not the random resized crop of\n"
+    "published recipes. All rows are held in memory, 150 kB each: take a ``limit`` that fits. Tested on the\n"
+    "validation split.",
+    Source(hub="ILSVRC/imagenet-1k", image="image", label="label", channels=3, size=224, test=VALIDATION),
+    crop=crop_flip(28),
+    **_IMAGENET,
+)
 
 
 def images(
@@ -287,21 +226,6 @@ def images(
     source = Source(path=path, image=image, label=label, size=size, share=test)
     chosen = crop_flip(crop, flip=flip) if crop or flip else None
     return _collection(source, limit, seed, progress, mean, std, chosen)
-
-
-def _public(
-    source: Source,
-    path: str | None,
-    limit: int | None,
-    seed: int,
-    progress: Progress | None,
-    *,
-    mean: Constants,
-    std: Constants,
-    augment: Augment | None,
-) -> Collection:
-    """A public data set, from the hub or from a folder of the same layout."""
-    return _collection(replace(source, path=path), limit, seed, progress, mean, std, augment)
 
 
 def _collection(
