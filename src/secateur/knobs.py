@@ -62,8 +62,8 @@ Level = Annotated[float, Field(gt=0, lt=1, description="confidence level of the 
 Seed = Annotated[int, Field(ge=0, description="seed of the named random streams")]
 
 
-# what a class says of itself, and what the caller of a function hands over: no knobs
-_SAID = frozenset({"card", "reads", "needs", "progress"})
+# what a class says of itself: no knobs, ClassVar or not
+_SAID = frozenset({"card", "reads", "needs"})
 
 
 class Knob(NamedTuple):
@@ -92,7 +92,8 @@ def _fields(target: Any) -> dict[str, tuple[Any, bool]]:
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     found = inspect.signature(target).parameters.values()
-    parameters = [p for p in found if p.kind in named and p.name not in _SAID]
+    # where a function shows its progress is its caller's to say
+    parameters = [p for p in found if p.kind in named and p.name != "progress"]
     return {p.name: (hints.get(p.name, Any), p.default is p.empty) for p in parameters}
 
 
@@ -208,8 +209,8 @@ def values(instance: Any) -> dict[str, Any]:
 def _sentence(name: str, got: Any, error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return f"{name} = {got!r} is not a value that a plan can hold"
-    wrong = error.errors()[0]["msg"].removeprefix("Input should be ")
-    return f"{name} should be {wrong}, got {got!r}"
+    wrong = error.errors()[0]["msg"].removeprefix("Input should ").removeprefix("String should ")
+    return f"{name} should {wrong}, got {got!r}"
 
 
 def _words(hint: Any) -> tuple[str, str]:

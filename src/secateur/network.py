@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from secateur.errors import DataError, told
+from secateur.errors import DataError, SecateurError, told
 
 
 @torch.no_grad()
@@ -132,10 +132,13 @@ def probe(model: nn.Module, x: Tensor | Mapping[str, Tensor]) -> int:
 
     Raises:
         DataError: The model fails on a batch, or does not return logits [b, classes].
+        SecateurError: The model says so by itself.
     """
     try:
         with torch.no_grad():
             logits = model(x)
+    except SecateurError:  # it says by itself what is wrong
+        raise
     except Exception as error:  # a model of somebody else's can raise anything
         shape = tuple(x.shape) if isinstance(x, Tensor) else {k: tuple(v.shape) for k, v in x.items()}
         raise DataError(

@@ -138,7 +138,10 @@ def optimize(
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
         raise DataError("expected parameters to train, but requires_grad is False for all of them: thaw some")
-    called: nn.Module = torch.compile(model) if run.compile else model  # type: ignore[assignment]
+    called = model
+    if run.compile:
+        torch.compiler.reset()  # what was compiled before must not decide which kernels run now
+        called = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     sgd = torch.optim.SGD(
         params,
         lr=optimizer.lr,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import Role, Split, View
-from secateur.errors import DataError
+from secateur.errors import DataError, UsageError
 from secateur.network import check_fits, check_repeats, copy_model, fill, probe, sparsity_of
 from secateur.run import Run
 
@@ -26,19 +26,36 @@ class Mark:
         buffers: Buffer name to value.
         epoch: Epochs of the schedule done.
         saw: The roles that had shaped the weights by then.
+        total: Epochs of the whole schedule; None: not known.
     """
 
     weights: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     epoch: int
     saw: frozenset[Role] = frozenset()
+    total: int | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, epoch: int, saw: frozenset[Role]) -> Mark:
+    def of(cls, model: nn.Module, epoch: int, saw: frozenset[Role], total: int | None = None) -> Mark:
         """A copy of what the model is now."""
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-        return cls(weights, buffers, epoch, saw)
+        return cls(weights, buffers, epoch, saw, total)
+
+    def check_schedule(self, epochs: int) -> None:
+        """Refuse to go on along another schedule than the one that the mark was kept in.
+
+        Args:
+            epochs: Of the schedule that is to be gone on with.
+
+        Raises:
+            UsageError: It has another length.
+        """
+        if self.total not in (None, epochs):
+            raise UsageError(
+                f"expected to go on along the schedule of {self.total} epochs in which epoch {self.epoch} "
+                f"was marked, got epochs = {epochs}: the learning rate would jump; set epochs = {self.total}"
+            )
 
     def clone(self) -> Mark:
         """A copy that shares no memory."""

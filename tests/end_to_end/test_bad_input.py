@@ -230,7 +230,7 @@ CASES = [
     Case(
         "an absent class",
         3,
-        ["classes to forget in 0..9, got 12: no training row has it"],
+        ["classes that training rows have, got 12, which none has"],
         ["data.forget.classes=[12]"],
     ),
     Case(
@@ -398,8 +398,8 @@ CASES = [
     Case(
         "a row that the limit left out",
         3,
-        ["of which 1 are here"],
-        [IMAGES % ("good", "limit=1, forget={how='rows', rows=[0, 1]}")],
+        ["of which 2 are here"],
+        [IMAGES % ("good", "limit=2, forget={how='rows', rows=[0, 1]}")],
     ),
     Case(
         "constants for other channels",
@@ -441,7 +441,7 @@ CASES = [
     Case(
         "a model for other data",
         3,
-        ["takes a batch of shape (2, 1, 8, 8), but it raised"],
+        ["expected images [b, 1, h, w], got a tensor of shape (2, 64)"],
         ["model={use='badmodels:Wide'}"],
     ),
     Case(

@@ -126,15 +126,21 @@ def test_what_came_before_is_in_the_key(three):
 
 def test_the_place_of_images_is_in_no_key_but_what_is_done_to_them_is(tiny, tmp_path):
     def placed(folder, **knobs):
-        data = {"use": "svhn", "path": str(folder), "forget": {"how": "rows", "rows": [1]}, **knobs}
+        data = {
+            "use": "images",
+            "path": str(folder),
+            "crop": 1,
+            "forget": {"how": "rows", "rows": [1]},
+            **knobs,
+        }
         return keys(tiny | {"data": data})
 
     one, other = two_classes(tmp_path / "one"), two_classes(tmp_path / "other")
     assert placed(one) == placed(other)
-    assert placed(one, augment=True) == placed(one)
-    assert placed(one, augment=False) == placed(other, augment=False)
+    assert placed(one, crop=0) == placed(other, crop=0)
     moved = {
-        "without augmentation": placed(one, augment=False),
+        "without augmentation": placed(one, crop=0),
+        "other augmentation": placed(one, flip=True),
         "a sample": placed(one, limit=4),
         "another sample": placed(one, limit=4, seed=1),
         "other images": placed(two_classes(tmp_path / "more", n=7)),

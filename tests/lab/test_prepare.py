@@ -13,7 +13,7 @@ from secateur.lab.prepare import Loaded
 from secateur.lab.read import read_plan
 from secateur.zoo import small_cnn
 
-from ..pictures import two_classes
+from ..pictures import labels, noise, parquet, two_classes
 
 OUTSIDE = """
 import functools, numpy as np, torch
@@ -261,7 +261,9 @@ def test_a_network_that_needs_what_the_data_cannot_tell(outside):
 
 
 def test_declared_constants_reach_the_first_layer(tiny, tmp_path):
-    two_classes(tmp_path)
+    ten = labels([str(i) for i in range(10)], [0, 1, 2])
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}.parquet", [noise(i, (32, 32)) for i in range(3)], label=ten)
     tiny["data"] = {"use": "svhn", "path": str(tmp_path), "forget": {"how": "rows", "rows": [1]}}
     tiny["model"] = {"use": "resnet20s"}
     first = ground(tiny).state.model.normalize

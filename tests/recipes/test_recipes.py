@@ -44,7 +44,7 @@ def test_it_stands(path, tmp_path, tiny_cifar):
 
 
 def test_the_demo_runs(tmp_path):
-    small = ["grid.seed=[0]", "data.test=0.8", "model.width=2", "train.epochs=2"]
+    small = ["grid.seed=[0]", "data.test=0.8", "model.width=2", "train.epochs=3"]
     table = load(ROOT / "demo.toml", small)
     table["grid"]["data.forget"] = table["grid"]["data.forget"][:1]
     for entry in table["grid"]["unlearn"]:

@@ -184,7 +184,7 @@ def make(
         ),
         "split": {
             "rows": {"forget": 1000, "retain": 9000, "test": 10000 if random else 9000},
-            "hash": digest("split", request, seed if random else 0),
+            "hash": digest("split", request),
             "classes": classes,
         },
         "hashes": {

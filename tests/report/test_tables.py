@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,3 +295,26 @@ def test_no_disparity_without_one_clear_yardstick(run):
     rows = {row.label: row for row in summarise([*one, two[0]])}
     assert "disparity" in rows["fine-tune"].values
     assert "disparity" not in rows["retrain"].values
+
+
+def test_other_requests_in_the_same_words_are_other_rows(run):
+    """The mean over two requests is the number of neither."""
+
+    def asked(forget, split, **changes):
+        one = run("fine-tune", **changes)
+        data = {**one.plan["data"], "forget": forget}
+        return replace(
+            one,
+            key=f"{one.key}{forget}{split}",
+            request="rows of rows.txt",
+            plan={**one.plan, "data": data},
+            split={**one.split, "hash": split},
+        )
+
+    here, there = {"how": "file", "path": "a/rows.txt"}, {"how": "file", "path": "b/rows.txt"}
+    rows = summarise([asked(here, "1" * 64, seed=seed) for seed in (0, 1)] + [asked(there, "2" * 64)])
+    found = {row.request: row.count for row in rows if row.kind == "method"}
+    assert found == {"rows of rows.txt (path=a/rows.txt)": 2, "rows of rows.txt (path=b/rows.txt)": 1}
+    # the same file, changed between two runs
+    rows = summarise([asked(here, "1" * 64), asked(here, "2" * 64, seed=1)])
+    assert {row.request for row in rows} == {f"rows of rows.txt (split={c * 8})" for c in "12"}

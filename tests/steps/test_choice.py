@@ -23,7 +23,7 @@ PROBLEM = toy_problem()
 RUN = PROBLEM.run
 ALL = ["magnitude", "random", "snip", "grasp", "synflow"]
 PER = [name for name in ALL if name != "synflow"]
-SMALL = {"rows": 20, "batch": 8, "rounds": 5}
+SMALL = {"samples": 20, "chunk": 8, "rounds": 5}
 
 
 def make(name, **given):
@@ -228,11 +228,11 @@ def test_a_sample_of_all_rows_and_of_more():
     pool = PROBLEM.split.pool
     ((_, y),) = sample(pool, 60, 60, RUN.rng("rows"))
     assert sorted(y.tolist()) == sorted(pool.labels.tolist())
-    with pytest.raises(DataError, match=r"at least 61 rows .*got 60: set rows = 60"):
+    with pytest.raises(DataError, match=r"at least 61 rows .*got 60: set samples = 60"):
         sample(pool, 61, 10, RUN.rng("rows"))
     for name in ("snip", "grasp"):
-        with pytest.raises(DataError, match="set rows = 60"):
-            apply(make(name, rows=100), PROBLEM.state(), RUN)
+        with pytest.raises(DataError, match="set samples = 60"):
+            apply(make(name, samples=100), PROBLEM.state(), RUN)
 
 
 class Named(nn.Module):

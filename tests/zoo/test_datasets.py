@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     label: str = "label"
     mode: str = "RGB"
     test: str = "test"
+    side: int = 32
 
 
 SETS = {
@@ -53,7 +54,13 @@ SETS = {
         label="fine_label",
     ),
     "fashion-mnist": Layout(
-        "fashion_mnist/%s-00000-of-00001.parquet", TEN, "crop_flip(2)", (0.2860,), (0.3530,), mode="L"
+        "fashion_mnist/%s-00000-of-00001.parquet",
+        TEN,
+        "crop_flip(2)",
+        (0.2860,),
+        (0.3530,),
+        mode="L",
+        side=28,
     ),
     "svhn": Layout(
         "cropped_digits/%s-00000-of-00001.parquet",
@@ -68,6 +75,7 @@ SETS = {
         "crop_flip(4)",
         *IMAGENET,
         test="valid",
+        side=64,
     ),
 }
 Y, TESTED = [3, 0, 2, 3, 1, 0], [1, 3, 0, 2]
@@ -78,7 +86,7 @@ def hub(folder: Path, name: str) -> Path:
     it = SETS[name]
     coarse = labels(["apple tree", "fish"], [1, 0, 0, 1, 1, 0])
     for split, y, first in (("train", Y, 0), (it.test, TESTED, 50), ("extra", [1, 2], 90)):
-        images = [noise(first + i, mode=it.mode) for i in range(len(y))]
+        images = [noise(first + i, (it.side, it.side), it.mode) for i in range(len(y))]
         more: dict[str, Any] = {it.label: labels(it.names, y)}
         if name == "cifar100":
             more["coarse_label"] = coarse[0], coarse[1][: len(y)]
@@ -99,7 +107,7 @@ def test_a_folder_of_the_hubs_layout_gives_the_pixels_of_its_files(name, tmp_pat
         assert x.dtype == np.uint8
         assert y.tolist() == want
         np.testing.assert_array_equal(
-            x, pixels([noise(first + i, mode=it.mode) for i in range(len(want))], it.mode)
+            x, pixels([noise(first + i, (it.side, it.side), it.mode) for i in range(len(want))], it.mode)
         )
     assert made.ids.tolist() == list(range(6))
     assert made.names == tuple(it.names)
@@ -130,7 +138,7 @@ def test_svhn_is_read_from_a_whole_copy_of_its_repository(tmp_path):
 
 
 def test_imagenet_is_brought_to_one_size_and_tested_where_labels_are_public(tmp_path):
-    kinds = ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    kinds = ["tench, Tinca tinca", "goldfish, Carassius auratus", *(f"class {i}" for i in range(2, 1000))]
     # side by side: the image, and what must come out, by ways that are exact
     square, wide, tall = noise(0, (224, 224)), noise(1, (300, 224), "L"), noise(2, (224, 400))
     large = noise(3, (448, 448), "P")
@@ -177,10 +185,35 @@ def test_class_folders_are_a_data_set(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny-imagenet"])
 def test_sets_by_name_may_be_class_folders_too(name, tmp_path):
     splits = "train", "val" if name == "tiny-imagenet" else "test"
-    class_folders(tmp_path, {f"{split}/{c}": [noise(ord(c))] for split in splits for c in "ab"})
+    names = [f"class {i:03}" for i in range(len(SETS[name].names))]
+    images = {c: noise(i, (SETS[name].side,) * 2) for i, c in enumerate(names)}
+    class_folders(tmp_path, {f"{split}/{c}": [image] for split in splits for c, image in images.items()})
     made = DATASETS[name](path=str(tmp_path))
-    assert made.names == ("a", "b")
-    np.testing.assert_array_equal(made.train[0], pixels([noise(97), noise(98)]))
+    assert made.names == tuple(names)
+    np.testing.assert_array_equal(made.train[0], pixels([*images.values()]))
+
+
+def test_a_set_by_name_is_no_other_set(tmp_path):
+    """Its name stands in the record, and its constants in the network."""
+    ten = hub(tmp_path / "ten", "cifar10")
+    with pytest.raises(DataError, match='expected a column "fine_label" of classes: none is called so'):
+        zoo.cifar100(path=str(ten))
+    with pytest.raises(DataError, match='expected a column "label" of classes'):
+        zoo.cifar10(path=str(hub(tmp_path / "hundred", "cifar100")))
+    grey = hub(tmp_path / "grey", "fashion-mnist")
+    with pytest.raises(
+        DataError, match=r'images of "uoft-cs/cifar10", 32 x 32, got 28 x 28: this is another'
+    ):
+        zoo.cifar10(path=str(grey))
+    pair = two_classes(tmp_path / "pair", size=(28, 28))
+    with pytest.raises(DataError, match=r'expected the 10 classes of "zalando-datasets/.*", got 2'):
+        zoo.fashion_mnist(path=str(pair))
+
+
+def test_test_rows_out_of_the_training_rows_keep_their_ids(no_split):
+    made = zoo.images(path=str(no_split), test=0.2)
+    assert sorted([*made.ids, *made.test_ids]) == list(range(30))
+    assert zoo.images(path=str(no_split), test=0.2, limit=9).test_ids.tolist() == made.test_ids.tolist()
 
 
 @pytest.fixture
@@ -271,14 +304,14 @@ def many(tmp_path):
     y = np.random.default_rng(0).permutation([0] * 30 + [1] * 20 + [2] * 10).tolist()
     parquet(
         tmp_path / "train.parquet",
-        [noise(i) for i in range(60)],
+        [noise(i, (32, 32)) for i in range(60)],
         image="img",
         label=labels(CIFAR, y),
         subject=[f"s{i}" for i in range(60)],
     )
     parquet(
         tmp_path / "test.parquet",
-        [noise(99)],
+        [noise(99, (32, 32))],
         image="img",
         label=labels(CIFAR, [0]),
         subject=["none"],
@@ -286,7 +319,7 @@ def many(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("limit", [1, 6, 13, 59, 60])
+@pytest.mark.parametrize("limit", [6, 13, 59, 60])
 def test_a_limit_is_a_stratified_sample_of_exactly_as_many_rows(many, limit):
     everything = whole(zoo.cifar10(path=str(many)))
     made = zoo.cifar10(path=str(many), limit=limit)
@@ -295,9 +328,18 @@ def test_a_limit_is_a_stratified_sample_of_exactly_as_many_rows(many, limit):
     assert whole(made).items() <= everything.items()
     assert made.columns["subject"].tolist() == [f"s{i}" for i in made.ids]
     assert len(made.test[1]) == 1
-    if limit > 1:
-        counts = np.bincount(made.train[1], minlength=3)
-        assert np.abs(counts - limit * np.array([30, 20, 10]) / 60).max() <= 1
+    counts = np.bincount(made.train[1], minlength=3)
+    assert np.abs(counts - limit * np.array([30, 20, 10]) / 60).max() <= 1
+
+
+def test_a_limit_leaves_no_class_out(many):
+    """It would count as forgotten."""
+    with pytest.raises(DataError, match=r"a row of each of 3 classes, got 2: take at least \d") as told:
+        zoo.cifar10(path=str(many), limit=2)
+    least = int(str(told.value).split()[-1])
+    assert set(zoo.cifar10(path=str(many), limit=least).train[1]) == {0, 1, 2}
+    with pytest.raises(DataError, match=f"take at least {least}"):
+        zoo.cifar10(path=str(many), limit=least - 1)
 
 
 def test_a_sample_is_fixed_by_the_seed(many):

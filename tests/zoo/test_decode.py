@@ -87,10 +87,13 @@ def test_grey_among_colour_becomes_colour_but_not_the_reverse(tmp_path):
     with pytest.raises(DataError, match=r'in colour in row 0 of the split "test"'):
         files(tmp_path / "c", [grey], [colour])
     # a set that says what it is needs no guess
-    for split in ("train", "test"):
-        parquet(tmp_path / f"d/{split}.parquet", [grey, colour], label=labels(["a"], [0, 0]))
-    assert zoo.fashion_mnist(path=str(tmp_path / "d")).train[0].shape[1] == 1
-    assert zoo.svhn(path=str(tmp_path / "d")).train[0].shape[1] == 3
+    for side in (28, 32):
+        both = [noise(0, (side, side), "L"), noise(1, (side, side))]
+        for split in ("train", "test"):
+            ten = labels([f"class {i}" for i in range(10)], [0, 0])
+            parquet(tmp_path / f"{side}/{split}.parquet", both, label=ten)
+    assert zoo.fashion_mnist(path=str(tmp_path / "28")).train[0].shape[1] == 1
+    assert zoo.svhn(path=str(tmp_path / "32")).train[0].shape[1] == 3
 
 
 def test_a_limit_does_not_change_what_a_row_looks_like(tmp_path):

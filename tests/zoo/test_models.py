@@ -415,6 +415,6 @@ def test_a_patch_divides_the_size():
 
 
 def test_what_a_network_says_of_the_data_is_told():
-    told = r"batch of shape \(2, 1, 8, 8\), but it raised DataError: expected images \[b, 3, h, w\]"
+    told = r"^expected images \[b, 3, h, w\], got a tensor of shape \(2, 1, 8, 8\)"
     with pytest.raises(DataError, match=told):
         probe(made("resnet20s"), torch.ones(2, 1, 8, 8))

@@ -37,7 +37,10 @@ def freeze(state: State, trace: StepTrace) -> dict[str, bytes]:
         "depth": state.depth,
         "weights_saw": sorted(state.weights_saw),
         "masks_saw": sorted(state.masks_saw),
-        "marks": {name: {"epoch": mark.epoch, "saw": sorted(mark.saw)} for name, mark in state.marks.items()},
+        "marks": {
+            name: {"epoch": mark.epoch, "saw": sorted(mark.saw), "total": mark.total}
+            for name, mark in state.marks.items()
+        },
     }
     return {STATE: _bytes(tensors), META: json.dumps(meta, indent=1).encode()}
 
@@ -70,6 +73,7 @@ def thaw(start: State, tensors: bytes, meta: Mapping[str, Any], run: Run) -> Sta
             under(f"mark/{name}/buffers/"),
             told["epoch"],
             frozenset(told["saw"]),
+            told.get("total"),
         )
         for name, told in meta["marks"].items()
     }

@@ -95,7 +95,9 @@ class Loaded:
         return Ground(split=split, state=state, root=root, link=start(root, run.seed), run=run)
 
     def _collection(self, data: DataPlan) -> _Rows:
-        key = f"{data.use} {sorted(data.knobs.items())}"
+        # without a limit nothing is drawn: one copy of the rows serves all seeds
+        drawn = data.knobs.get("limit", ...) is not None
+        key = f"{data.use} {sorted((k, v) for k, v in data.knobs.items() if drawn or k != 'seed')}"
         if key not in self._collections:
             shown = (
                 {"progress": self._progress} if "progress" in inspect.signature(data.call).parameters else {}
@@ -115,7 +117,11 @@ class Loaded:
             train = Table.read(*_pair(made.train), what="the training data", ids=made.ids)
             if not len(train.y):
                 raise DataError(f'expected training rows from "{data.use}", got none: nothing can be trained')
-            test = None if made.test is None else Table.read(*_pair(made.test), what="the test data")
+            test = (
+                None
+                if made.test is None
+                else Table.read(*_pair(made.test), what="the test data", ids=made.test_ids)
+            )
             self._collections[key] = _Rows(_light(made), train, test, _columns(made, len(train.y), data.use))
         return self._collections[key]
 

@@ -258,7 +258,7 @@ def _knobs(
     own: Table, call: Callable[..., Any], ours: Collection[str], where: str, told: Collection[str] = ()
 ) -> Table:
     """The knobs of a function beside the plan's own keys, all faults at once."""
-    options = [*knobs.names(call), *ours]
+    options = list(dict.fromkeys([*knobs.names(call), *ours]))
     faults = _Faults([
         f'{where}: unknown key "{key}", {nearest(key, options)}' for key in own if key not in options
     ])

@@ -67,8 +67,8 @@ class ByClass:
         """All free rows of these classes."""
         if absent := sorted(set(self.classes) - set(known.y.tolist())):
             raise DataError(
-                f"expected classes to forget in 0..{int(known.y.max())}, got {absent[0]}: no training row "
-                "has it"
+                f"expected classes that training rows have, got {absent[0]}, which none has: their labels "
+                f"lie in {int(known.y.min())}..{int(known.y.max())}"
             )
         rows: Rows = known.ids[free[np.isin(known.y[free], self.classes)]]
         return rows
@@ -96,6 +96,11 @@ class AtRandom:
     def choose(self, known: Known, free: Rows, seed: int) -> Rows:
         """A sample fixed by the data's seed."""
         count = self.count or round((self.share or 0.0) * len(free))
+        if not count:
+            raise DataError(
+                f"expected a share of {len(free)} rows that comes to at least one, got {self.share}: take a "
+                "larger share, or a count"
+            )
         if count > len(free):
             raise DataError(
                 f"expected at most {len(free)} rows to forget, got {count}: the others are held out"

@@ -6,6 +6,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from secateur.errors import UsageError
+
 
 class CropFlip:
     """Random crop after zero padding, and random horizontal flip: for each image two offsets and one coin."""
@@ -38,5 +40,10 @@ def crop_flip(pad: int = 4, *, flip: bool = True) -> CropFlip:
 
     Returns:
         Batches [b, c, h, w] of floats and a generator in, such batches out.
+
+    Raises:
+        UsageError: ``pad`` is negative.
     """
+    if pad < 0:
+        raise UsageError(f"expected a padding of at least 0 pixels, got {pad}: 0 crops nothing")
     return CropFlip(pad, flip)

@@ -44,6 +44,24 @@ def settings(runs: Sequence[Record]) -> list[str]:
     return [_joined(base, detail) or "unnamed data" for base, detail in _told_apart(things)]
 
 
+def requests(runs: Sequence[Record], places: Sequence[str]) -> list[str]:
+    """What was asked to be forgotten: in its own words, and what tells it from others in the same words."""
+    asked = [flat(_mapping(_mapping(run.plan.get("data")).get("forget"))) for run in runs]
+    keys = [
+        (place, run.request, json.dumps(one, sort_keys=True, default=str))
+        for place, run, one in zip(places, runs, asked, strict=True)
+    ]
+    hashes: dict[tuple[str, str, str], set[str]] = {}
+    for key, run in zip(keys, runs, strict=True):
+        hashes.setdefault(key, set()).add(str(run.split.get("hash", "")))
+    things = []
+    for key, run, one in zip(keys, runs, asked, strict=True):
+        # a file of rows can have changed between two runs: then only the split tells
+        split = {"split": str(run.split.get("hash", ""))[:8]} if len(hashes[key]) > 1 else {}
+        things.append((key[0], run.request, one | split))
+    return [_joined(base, detail) for base, detail in _told_apart(things)]
+
+
 def starts(runs: Sequence[Record], places: Sequence[str]) -> list[str]:
     """What unlearning started from: its sparsity, and what tells it from others as sparse."""
     things = []

@@ -60,7 +60,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
     runs = list({record.key or id(record): record for record in records}.values())
     settings = names.settings(runs)
     methods = names.methods(runs)
-    places = list(map(Place, settings, (run.request for run in runs), names.starts(runs, settings)))
+    places = list(map(Place, settings, names.requests(runs, settings), names.starts(runs, settings)))
     order = list(dict.fromkeys((place.setting, place.request) for place in places))
     found = sorted(
         {place: run.sparsity for place, run in reversed(list(zip(places, runs, strict=True)))}.items(),

@@ -14,7 +14,8 @@ from torch import Generator, Tensor, nn
 
 from secateur.data import Batch, View
 from secateur.errors import DataError
-from secateur.maths.saliency import Chunk, keep_largest
+from secateur.maths.saliency import Chunk as Rows
+from secateur.maths.saliency import keep_largest
 from secateur.network import copy_model
 from secateur.state import Scope, State
 
@@ -22,8 +23,11 @@ Per = Annotated[
     Literal["network", "layer"],
     Field(description="compare all layers together, or prune the same share of each (to the nearest weight)"),
 ]
-Rows = Annotated[
+Samples = Annotated[
     int, Field(ge=1, description="pool rows that the scores look at, drawn at random; ten per class is usual")
+]
+Chunk = Annotated[
+    int, Field(ge=1, description="rows that are scored together, at most; batch norm uses their statistics")
 ]
 Rounds = Annotated[int, Field(ge=1, description="rounds of scoring and pruning")]
 Rewind = Annotated[
@@ -116,7 +120,7 @@ def _check_kept(masks: Mapping[str, Tensor], sparsity: float) -> None:
             )
 
 
-def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Chunk]:
+def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Rows]:
     """Rows drawn at random, each at most once and not augmented.
 
     Args:
@@ -133,7 +137,7 @@ def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Chunk]:
     """
     if rows > len(pool):
         raise DataError(
-            f"expected a pool of at least {rows} rows to score weights by, got {len(pool)}: set rows = "
+            f"expected a pool of at least {rows} rows to score weights by, got {len(pool)}: set samples = "
             f"{len(pool)}, or fewer"
         )
     # one by one, so that no more is drawn than asked for
@@ -142,7 +146,7 @@ def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Chunk]:
     return [_together(items[int(part[0]) : int(part[-1]) + 1]) for part in parts]
 
 
-def _together(items: Sequence[Batch]) -> Chunk:
+def _together(items: Sequence[Batch]) -> Rows:
     y = torch.cat([item.y for item in items])
     named = [item.x for item in items if not isinstance(item.x, Tensor)]
     if named:

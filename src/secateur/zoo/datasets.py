@@ -37,6 +37,8 @@ class Collection:
     Attributes:
         train: ``(x, y)`` arrays, or a map-style data set.
         test: The same, from rows that no step sees; None without any.
+        test_ids: [n], stable ids of the test rows, where they were taken from the training rows: so that no
+            id means two rows; None: 0, 1, ... of a split of their own.
         augment: Of training batches.
         names: Of the classes, in order.
         ids: [n], stable ids of the training rows where they are a sample of more; None: 0, 1, ...
@@ -50,6 +52,7 @@ class Collection:
     augment: Augment | None = None
     names: tuple[str, ...] = ()
     ids: Any = None
+    test_ids: Any = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     mean: Constants = ()
     std: Constants = ()
@@ -135,7 +138,7 @@ _IMAGENET: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 cifar10 = _public(
     "cifar10",
     "CIFAR-10: 60,000 colour images of 32 x 32 in 10 classes (Krizhevsky, 2009).",
-    Source(hub="uoft-cs/cifar10", image="img", label="label", channels=3),
+    Source(hub="uoft-cs/cifar10", image="img", label="label", channels=3, classes=10, side=32),
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     crop=crop_flip(4),
@@ -143,7 +146,7 @@ cifar10 = _public(
 cifar100 = _public(
     "cifar100",
     "CIFAR-100: 60,000 colour images of 32 x 32 in 100 classes (Krizhevsky, 2009).",
-    Source(hub="uoft-cs/cifar100", image="img", label="fine_label", channels=3),
+    Source(hub="uoft-cs/cifar100", image="img", label="fine_label", channels=3, classes=100, side=32),
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
     crop=crop_flip(4),
@@ -151,7 +154,9 @@ cifar100 = _public(
 fashion_mnist = _public(
     "fashion_mnist",
     "Fashion-MNIST: 70,000 grey images of 28 x 28 in 10 classes (Xiao et al., 2017).",
-    Source(hub="zalando-datasets/fashion_mnist", image="image", label="label", channels=1),
+    Source(
+        hub="zalando-datasets/fashion_mnist", image="image", label="label", channels=1, classes=10, side=28
+    ),
     mean=(0.2860,),
     std=(0.3530,),
     crop=crop_flip(2),
@@ -160,7 +165,15 @@ svhn = _public(
     "svhn",
     "SVHN, cropped digits: 99,289 colour images of 32 x 32 in 10 classes (Netzer et al., 2011).\n\n"
     "Cropped but never flipped: a mirrored digit is another digit, or none.",
-    Source(hub="ufldl-stanford/svhn", config="cropped_digits", image="image", label="label", channels=3),
+    Source(
+        hub="ufldl-stanford/svhn",
+        config="cropped_digits",
+        image="image",
+        label="label",
+        channels=3,
+        classes=10,
+        side=32,
+    ),
     mean=(0.4377, 0.4438, 0.4728),
     std=(0.1980, 0.2010, 0.1970),
     crop=crop_flip(4, flip=False),
@@ -169,7 +182,15 @@ tiny_imagenet = _public(
     "tiny_imagenet",
     "Tiny ImageNet: 110,000 colour images of 64 x 64 in 200 classes (Le and Yang, 2015).\n\n"
     "Tested on its validation split: the labels of the other are not public.",
-    Source(hub="zh-plus/tiny-imagenet", image="image", label="label", channels=3, test=VALIDATION),
+    Source(
+        hub="zh-plus/tiny-imagenet",
+        image="image",
+        label="label",
+        channels=3,
+        classes=200,
+        side=64,
+        test=VALIDATION,
+    ),
     crop=crop_flip(4),
     **_IMAGENET,
 )
@@ -179,7 +200,15 @@ imagenet = _public(
     "Short side resized, centre cropped, and then cropped after padding: not the random resized crop of\n"
     "published recipes. All rows are held in memory, 150 kB each: take a ``limit`` that fits. Tested on the\n"
     "validation split.",
-    Source(hub="ILSVRC/imagenet-1k", image="image", label="label", channels=3, size=224, test=VALIDATION),
+    Source(
+        hub="ILSVRC/imagenet-1k",
+        image="image",
+        label="label",
+        channels=3,
+        size=224,
+        classes=1000,
+        test=VALIDATION,
+    ),
     crop=crop_flip(28),
     **_IMAGENET,
 )
@@ -190,9 +219,9 @@ def images(
     path: str,
     image: str | None = None,
     label: str | None = None,
-    size: Annotated[int, Field(ge=1)] | None = None,
+    size: Annotated[int, Field(ge=1, le=1024)] | None = None,
     test: Annotated[float, Field(gt=0, lt=1)] | None = None,
-    crop: Annotated[int, Field(ge=0)] = 0,
+    crop: Annotated[int, Field(ge=0, le=128)] = 0,
     flip: bool = False,
     mean: Constants = (),
     std: Constants = (),
@@ -245,6 +274,7 @@ def _collection(
         augment=augment,
         names=train.names,
         ids=train.ids,
+        test_ids=test.ids if source.share is not None else None,
         columns=train.columns,
         mean=mean,
         std=std,

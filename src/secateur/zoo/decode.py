@@ -40,6 +40,8 @@ class Source:
         channels: 1 or 3; None: as the first image has them.
         size: Side in pixels that images are brought to (short side resized, centre cropped); None: all images
             must be of one size already.
+        classes: How many it must have; None: any number.
+        side: What its images must measure, in pixels; None: anything.
     """
 
     hub: str = ""
@@ -52,6 +54,8 @@ class Source:
     label: str | None = None
     channels: int | None = None
     size: int | None = None
+    classes: int | None = None
+    side: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +210,16 @@ def _decoded(
             "folder or the files"
         )
     train = splits[source.train]
-    image, label = find(train.features, image=source.image, label=source.label, strict=not source.hub)
+    # a folder of images knows no names of columns; any other that has other names is another set
+    nameless = bool(source.hub) and {*train.features} == {"image", "label"}
+    image, label = find(train.features, image=source.image, label=source.label, strict=not nameless)
     test = _tested(source, splits)
     labels, names = labels_of(train, label, "train")
+    if source.classes not in (None, len(names)):
+        raise DataError(
+            f'expected the {source.classes} classes of "{source.hub}", got {len(names)} in the column '
+            f'"{label}": this is another set; name it, or take use = "images"'
+        )
     ids = np.arange(len(labels))
     if test is None:
         ids, test_ids = _shared(labels, source.share or 0.0)
@@ -222,7 +233,7 @@ def _decoded(
                 f"expected data.limit of at most {len(ids)}, the training rows that there are, got {limit}: "
                 "take less, or leave it out"
             )
-        ids = ids[np.sort(stratified_order(labels[ids], seed=seed)[:limit])]
+        ids = _sample(labels, ids, limit, seed)
     raw = {
         part: rows.cast_column(image, datasets.Image(decode=False)).select_columns([image])
         for part, rows in (("train", train), ("test", test))
@@ -242,6 +253,11 @@ def _decoded(
             progress=progress,
         )
     shape, other = found["train/x"].shape[1:], found["test/x"].shape[1:]
+    if source.side is not None and shape[1:] != (source.side, source.side):
+        raise DataError(
+            f'expected the images of "{source.hub}", {source.side} x {source.side}, got {shape[2]} x '
+            f'{shape[1]}: this is another set; name it, or take use = "images"'
+        )
     if other != shape:
         raise DataError(
             f"expected test images of {shape[2]} x {shape[1]}, as the training images are, got {other[2]} x "
@@ -251,6 +267,18 @@ def _decoded(
         if (values := plain(train.select(ids), name)) is not None:
             found[f"train/columns/{name}"] = values
     return found
+
+
+def _sample(labels: Array, ids: Array, limit: int, seed: int) -> Array:
+    """A stratified sample with a row of every class: one without rows would count as forgotten."""
+    order = stratified_order(labels[ids], seed=seed)
+    _, first = np.unique(labels[ids][order], return_index=True)
+    if limit <= first.max():
+        raise DataError(
+            f"expected data.limit to leave a row of each of {len(first)} classes, got {limit}: take at least "
+            f"{first.max() + 1}"
+        )
+    return np.asarray(ids[np.sort(order[:limit])])
 
 
 def _tested(source: Source, splits: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ def scores(state, temperature, rows=30, batch=10):
 @pytest.mark.parametrize("sparsity", [0.0, 0.3])
 def test_it_keeps_what_carries_most_flow_signs_and_all(temperature, sparsity):
     start = PROBLEM.state(trained=False, sparsity=sparsity)
-    step = Grasp(sparsity=0.7, rows=30, batch=10, temperature=temperature)
+    step = Grasp(sparsity=0.7, samples=30, chunk=10, temperature=temperature)
     state, trace = apply(step, start, RUN)
     found = scores(start, temperature)
     kept, before = (
@@ -47,7 +47,9 @@ def test_it_keeps_what_carries_most_flow_signs_and_all(temperature, sparsity):
 def test_a_high_temperature_only_scales():
     # far from saturation the softmax is nearly linear: beyond some T the ranking no longer moves
     start = PROBLEM.state(trained=False)
-    first, second = (apply(Grasp(sparsity=0.7, rows=30, temperature=t), start, RUN).state for t in (1e3, 1e4))
+    first, second = (
+        apply(Grasp(sparsity=0.7, samples=30, temperature=t), start, RUN).state for t in (1e3, 1e4)
+    )
     assert all(torch.equal(mask, second.masks[name]) for name, mask in first.masks.items())
 
 

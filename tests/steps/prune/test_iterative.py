@@ -143,3 +143,13 @@ def test_knobs_that_contradict_each_other(given, words):
 def test_knobs_out_of_bounds(trained, given):
     with pytest.raises(UsageError, match=next(iter(given))):
         apply(Iterative(**{**SMALL, **given}), trained, RUN)
+
+
+def test_a_mark_is_gone_on_from_along_its_own_schedule():
+    marked = apply(Train(epochs=3, batch=16, lr=0.1, keep=(2,)), PROBLEM.state(trained=False), RUN).state
+    for step in (Iterative(rounds=1, batch=16, rewind="epoch-2"), Train(epochs=40, start=2, batch=16)):
+        with pytest.raises(
+            UsageError, match=r"schedule of 3 epochs in which epoch 2 was marked, got .*: the"
+        ):
+            apply(step, marked, RUN)
+    assert apply(Train(epochs=3, start=2, batch=16), marked, RUN).trace.drawn == {"pool": 60}

@@ -28,7 +28,7 @@ def by_hand(state, rows, batch):
 @pytest.mark.parametrize(("rows", "batch"), [(20, 20), (20, 7), (60, 128)])
 def test_it_keeps_the_highest_scores_of_its_rows(rows, batch):
     start = PROBLEM.state(trained=False)
-    state, trace = apply(Snip(sparsity=0.7, rows=rows, batch=batch), start, RUN)
+    state, trace = apply(Snip(sparsity=0.7, samples=rows, chunk=batch), start, RUN)
     scores = by_hand(start, rows, batch)
     kept = torch.cat([state.masks[name].flatten() for name in NAMES])
     assert int(kept.sum()) == 144 - round(0.7 * 144)
@@ -43,7 +43,7 @@ def test_it_keeps_the_highest_scores_of_its_rows(rows, batch):
 
 def test_other_rows_other_masks():
     start = PROBLEM.state(trained=False)
-    few, many = (apply(Snip(sparsity=0.7, rows=n), start, RUN).state for n in (5, 60))
+    few, many = (apply(Snip(sparsity=0.7, samples=n), start, RUN).state for n in (5, 60))
     assert any(not torch.equal(mask, many.masks[name]) for name, mask in few.masks.items())
 
 
@@ -52,7 +52,7 @@ def test_it_reads_nothing_where_it_prunes_nothing():
     assert Snip().reads == {"pool"}
 
 
-@pytest.mark.parametrize("given", [{"rows": 0}, {"batch": 0}, {"sparsity": 1.0}, {"per": "block"}])
+@pytest.mark.parametrize("given", [{"samples": 0}, {"chunk": 0}, {"sparsity": 1.0}, {"per": "block"}])
 def test_knobs_out_of_bounds(given):
     with pytest.raises(UsageError, match=next(iter(given))):
         apply(Snip(**given), PROBLEM.state(), RUN)

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from secateur.card import Card
 from secateur.data import Role
-from secateur.knobs import Batch, Sparsity
+from secateur.knobs import Sparsity
 from secateur.maths.saliency import grasp
 from secateur.run import Run
 from secateur.state import State
-from secateur.steps._choice import Choice, Per, Rows, sample, scratch
+from secateur.steps._choice import Choice, Chunk, Per, Samples, sample, scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Grasp(Choice):
     """Keep the weights with the largest ``w * H g``: without them the gradient would lose most of its norm.
 
     g and H are the gradient and the Hessian of the mean cross-entropy on some pool rows, in the weights in
-    scope. Meant for a network that has not been trained; batch norm uses the statistics of each chunk of
-    ``batch`` rows, and its running ones stay. Sparsity 0 changes nothing and reads nothing.
+    scope. Meant for a network that has not been trained; batch norm uses the statistics of each
+    ``chunk``, and its running ones stay. Sparsity 0 changes nothing and reads nothing.
 
     Attributes:
         temperature: What the logits are divided by, which keeps the softmax from saturating.
@@ -37,8 +37,8 @@ class Grasp(Choice):
 
     sparsity: Sparsity = 0.95
     per: Per = "network"
-    rows: Rows = 100
-    batch: Batch = 128
+    samples: Samples = 100
+    chunk: Chunk = 128
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
 
     @property
@@ -51,7 +51,7 @@ class Grasp(Choice):
         if self.sparsity == 0:
             return state
         weights = self.weights(state)
-        chunks = sample(state.pool, self.rows, self.batch, run.rng("rows"))
+        chunks = sample(state.pool, self.samples, self.chunk, run.rng("rows"))
         model = scratch(state.model, weights).train()
         scores = grasp(model, chunks, list(weights), temperature=self.temperature, kept=state.masks)
         return state.pruned(self.masks(state, scores, self.sparsity, per=self.per))

@@ -66,6 +66,7 @@ class Iterative(Recipe, Choice):
             scores = {name: weight.abs() for name, weight in self.weights(state).items()}
             sparsity = 1 - (1 - self.share) ** (before + number)
             state = state.pruned(self.masks(state, scores, sparsity, per=self.per)).rewound(self.rewind)
+            state.marks[self.rewind].check_schedule(self.epochs)
             start = state.marks[self.rewind].epoch
             loader = state.pool.loader(
                 epochs=self.epochs - start, batch=self.batch, rng=run.rng(f"order-{number}")

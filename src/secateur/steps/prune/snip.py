@@ -7,19 +7,19 @@ from typing import ClassVar
 
 from secateur.card import Card
 from secateur.data import Role
-from secateur.knobs import Batch, Sparsity
+from secateur.knobs import Sparsity
 from secateur.maths.saliency import snip
 from secateur.run import Run
 from secateur.state import State
-from secateur.steps._choice import Choice, Per, Rows, sample, scratch
+from secateur.steps._choice import Choice, Chunk, Per, Samples, sample, scratch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snip(Choice):
     """Prune the weights with the lowest ``|w * dL/dw|``, L being the mean cross-entropy on some pool rows.
 
-    Meant for a network that has not been trained; batch norm uses the statistics of each chunk of ``batch``
-    rows, and its running ones stay. Sparsity 0 changes nothing and reads nothing.
+    Meant for a network that has not been trained; batch norm uses the statistics of each
+    ``chunk``, and its running ones stay. Sparsity 0 changes nothing and reads nothing.
     """
 
     card: ClassVar[Card] = Card(
@@ -31,8 +31,8 @@ class Snip(Choice):
 
     sparsity: Sparsity = 0.95
     per: Per = "network"
-    rows: Rows = 100
-    batch: Batch = 128
+    samples: Samples = 100
+    chunk: Chunk = 128
 
     @property
     def reads(self) -> frozenset[Role]:
@@ -44,6 +44,6 @@ class Snip(Choice):
         if self.sparsity == 0:
             return state
         weights = self.weights(state)
-        chunks = sample(state.pool, self.rows, self.batch, run.rng("rows"))
+        chunks = sample(state.pool, self.samples, self.chunk, run.rng("rows"))
         scores = snip(scratch(state.model, weights).train(), chunks, list(weights))
         return state.pruned(self.masks(state, scores, self.sparsity, per=self.per))

@@ -10,6 +10,7 @@ from torch import nn
 
 from secateur.card import Card
 from secateur.data import Role
+from secateur.errors import DataError
 from secateur.knobs import Sparsity
 from secateur.maths.saliency import synflow
 from secateur.network import fill, probe
@@ -54,6 +55,11 @@ class Synflow(Choice):
         model = _positive(scratch(state.model, weights))
         ones = torch.ones(1, *state.pool.shape, dtype=torch.float64, device=run.where)
         probe(model, ones)
+        if end < 1:
+            raise DataError(
+                f"expected a sparsity that leaves a weight, got {self.sparsity} of {size} weights, which "
+                f"leaves none of the {most} that can be pruned: prune less"
+            )
         masks = state.masks
         for number in range(1, self.rounds + 1):
             left = start * ratio ** (number / self.rounds)
