@@ -224,7 +224,7 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="also try torch.compile")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=2, help="of each way in a round")
+    parser.add_argument("--updates", type=int, default=4, help="of each way in a round")
     parser.add_argument("--workers", type=int, default=2, help="of the usual loop's DataLoader")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
