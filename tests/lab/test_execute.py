@@ -570,3 +570,15 @@ def test_a_step_that_raises_anything_stops_no_other_run(tmp_path, tiny, monkeypa
     assert isinstance(error, StepError)
     assert "RuntimeError: out of memory, say" in str(error)
     assert "failing.py, line 10" in str(error)
+
+
+def test_who_stands_where_is_kept_once_for_all_runs_of_a_split(tmp_path, tiny):
+    record, _ = run(tiny, tmp_path)
+    stored = json.loads((tmp_path / record.split["file"]).read_text())
+    assert stored["hash"] == record.split["hash"]
+    assert {name: len(rows) for name, rows in stored["rows"].items()} == record.split["rows"]
+    split = Lab(Store(tmp_path)).ground(read_plan(tiny)).split
+    assert stored["rows"] == {name: rows.tolist() for name, rows in split.rows.items()}
+    other, _ = run(tiny | {"seed": 1}, tmp_path)
+    assert other.split == record.split
+    assert len(list((tmp_path / "splits").iterdir())) == 1

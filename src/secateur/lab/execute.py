@@ -70,7 +70,6 @@ class Lab:
         """
         ground = self.ground(plan)
         self.store.ready()
-        self._keep_split(ground.split)
         links, traces = [ground.link], []
         for planned in plan.steps:
             link, trace = self._take(planned, links[-1], ground)
@@ -88,6 +87,7 @@ class Lab:
             ],
             "references": [link.key for link, _ in retrained],
         })
+        self._keep_split(ground.split)
         asked = [before, links[-1], *(link for link, _ in retrained)]
         evidence = all(self.store.has("outputs", _outputs_key(link, ground)) for link in asked)
         if not evidence or not self.store.has("runs", key):  # what lost its evidence could not be audited
