@@ -577,7 +577,7 @@ def test_who_stands_where_is_kept_once_for_all_runs_of_a_split(tmp_path, tiny):
     stored = json.loads((tmp_path / record.split["file"]).read_text())
     assert stored["hash"] == record.split["hash"]
     assert {name: len(rows) for name, rows in stored["rows"].items()} == record.split["rows"]
-    split = Lab(Store(tmp_path)).ground(read_plan(tiny)).split
+    split = Lab(Store(tmp_path)).ground(*expand(tiny)).split
     assert stored["rows"] == {name: rows.tolist() for name, rows in split.rows.items()}
     other, _ = run(tiny | {"seed": 1}, tmp_path)
     assert other.split == record.split
