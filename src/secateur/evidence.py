@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ from secateur.errors import DataError
 from secateur.stats import Interval
 
 Kind = Literal["retrained", "shadow", "unlearned-shadow"]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +146,7 @@ class Reference:
 
 # what the predictor found, by the outputs that it rests on, as long as they live: a grid asks about the same
 # models often
-_EFFICACIES: WeakKeyDictionary[Outputs, dict[tuple[str, int, bytes], tuple[Outputs, Outputs, float]]] = (
-    WeakKeyDictionary()
-)
-_PRIVACIES: WeakKeyDictionary[Outputs, dict[tuple[int, float, bytes], tuple[Outputs, Interval]]] = (
+_PREDICTED: WeakKeyDictionary[Outputs, dict[tuple[Any, ...], tuple[tuple[Outputs, ...], Any]]] = (
     WeakKeyDictionary()
 )
 
@@ -256,15 +254,12 @@ class Evidence:
             The share of forget rows called non-members, in [0, 1]. Forgotten classes are left out of test.
         """
         retain, test, forget = outputs["retain"], outputs["test"], outputs["forget"]
-        kept = _EFFICACIES.setdefault(forget, {})
-        key = (members, seed, self.forgotten.tobytes())
-        if key not in kept or kept[key][0] is not retain or kept[key][1] is not test:
-            views = (retain, self._test(outputs), forget)
-            # by row id, so that neither the sample nor the fit depends on the order of observation
-            confidences = (view.confidence[np.argsort(view.rows)] for view in views)
-            value = stats.mia_efficacy(*confidences, members=members, seed=seed)
-            kept[key] = retain, test, value
-        return kept[key][2]
+
+        def predict() -> float:
+            retained, tested, forgotten = map(_by_row, (retain, self._test(outputs), forget))
+            return stats.mia_efficacy(retained, tested, forgotten, members=members, seed=seed)
+
+        return self._kept((forget, retain, test), (members, seed), predict)
 
     def mia_privacy(self, outputs: Mapping[str, Outputs], *, seed: int, level: float) -> Interval:
         """MIA-Privacy of one model; kept, since the predictor takes seconds on a big test set.
@@ -278,12 +273,24 @@ class Evidence:
             As ``stats.mia_privacy``. Forgotten classes are left out of test.
         """
         retain, test = outputs["retain"], outputs["test"]
-        kept = _PRIVACIES.setdefault(retain, {})
-        key = (seed, level, self.forgotten.tobytes())
-        if key not in kept or kept[key][0] is not test:
-            confidences = (view.confidence[np.argsort(view.rows)] for view in (retain, self._test(outputs)))
-            kept[key] = test, stats.mia_privacy(*confidences, seed=seed, level=level)
-        return kept[key][1]
+
+        def predict() -> Interval:
+            retained, tested = _by_row(retain), _by_row(self._test(outputs))
+            return stats.mia_privacy(retained, tested, seed=seed, level=level)
+
+        return self._kept((retain, test), (seed, level), predict)
+
+    def _kept(
+        self, views: tuple[Outputs, ...], knobs: tuple[Any, ...], predict: Callable[[], Found]
+    ) -> Found:
+        """What was predicted for these views before, or is now."""
+        kept = _PREDICTED.setdefault(views[0], {})
+        key = (*knobs, len(views), self.forgotten.tobytes())
+        others = views[1:]  # the first is the weak key: held here, it would live for ever
+        if key not in kept or any(a is not b for a, b in zip(kept[key][0], others, strict=True)):
+            kept[key] = others, predict()
+        found: Found = kept[key][1]
+        return found
 
     def _test(self, outputs: Mapping[str, Outputs]) -> Outputs:
         test = outputs["test"].without(self.forgotten)
@@ -330,6 +337,11 @@ def load_outputs(path: Path) -> dict[str, Outputs]:
         raise DataError(
             f'expected stored outputs in "{path}", got something unreadable ({error}): make them again'
         ) from error
+
+
+def _by_row(view: Outputs) -> NDArray[np.float64]:
+    """Confidences [n] by row id, so that neither a sample nor a fit depends on the order of observation."""
+    return view.confidence[np.argsort(view.rows)]
 
 
 def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:

@@ -209,7 +209,10 @@ def values(instance: Any) -> dict[str, Any]:
 def _sentence(name: str, got: Any, error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return f"{name} = {got!r} is not a value that a plan can hold"
-    wrong = error.errors()[0]["msg"].removeprefix("Input should ").removeprefix("String should ")
+    first = error.errors()[0]
+    wrong = first["msg"].removeprefix("Input should ")
+    if first["type"] == "string_pattern_mismatch":  # a person reads no regular expressions
+        wrong = 'be written as "{}"'.format(first["ctx"]["pattern"].strip("^$").replace(r"\d+", "N"))
     return f"{name} should {wrong}, got {got!r}"
 
 

@@ -141,7 +141,7 @@ def optimize(
     called = model
     if run.compile:
         torch.compiler.reset()  # what was compiled before must not decide which kernels run now
-        called = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+        called = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # stubs: any callable
     sgd = torch.optim.SGD(
         params,
         lr=optimizer.lr,

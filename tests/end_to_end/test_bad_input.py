@@ -228,6 +228,12 @@ CASES = [
     Case("a row named twice", 3, ["row 5 is named 2 times"], [ROWS % "5, 5"]),
     Case("forgotten and held out", 3, ["1 are both (the first: 7)"], [ROWS % "6, 7", "data.holdout=[7, 8]"]),
     Case(
+        "a mark that is none",
+        2,
+        ["rewind should be written as \"epoch-N\", got 'two'"],
+        ["unlearn={use='magnitude', rewind='two'}"],
+    ),
+    Case(
         "an absent class",
         3,
         ["classes that training rows have, got 12, which none has"],

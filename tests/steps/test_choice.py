@@ -18,6 +18,7 @@ from secateur.state import Mark, State
 from secateur.step import apply
 from secateur.steps._choice import sample, scratch
 from secateur.testing import toy_problem
+from secateur.zoo import vit_tiny
 
 PROBLEM = toy_problem()
 RUN = PROBLEM.run
@@ -188,10 +189,9 @@ def test_in_double_precision_and_twice_the_same(name):
 
 
 def test_the_zoo_s_vision_transformer_ends_at_exactly_the_sparsity():
-    zoo = pytest.importorskip("secateur.zoo.vit")
     rng = np.random.default_rng(0)
     split = Split.of(rng.normal(size=(9, 1, 8, 8)).astype(np.float32), np.arange(9) % 3, forget=[0])
-    state = State.of(partial(zoo.vit_tiny, classes=3, channels=1, size=8, patch=4), split, RUN)
+    state = State.of(partial(vit_tiny, classes=3, channels=1, size=8, patch=4), split, RUN)
     with torch.no_grad():  # as after some training: token and head begin at zero
         for p in state.model.parameters():
             p[p == 0] = 0.01

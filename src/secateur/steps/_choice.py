@@ -12,11 +12,13 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from secateur.data import Batch, View
+from secateur.data import Batch, Role, View
 from secateur.errors import DataError
+from secateur.knobs import Sparsity
 from secateur.maths.saliency import Chunk as Rows
 from secateur.maths.saliency import keep_largest
 from secateur.network import copy_model
+from secateur.run import Run
 from secateur.state import Scope, State
 
 Per = Annotated[
@@ -118,6 +120,25 @@ def _check_kept(masks: Mapping[str, Tensor], sparsity: float) -> None:
                 f'{mask.numel()} of "{name}" is left, and nothing passes a layer of zeros: prune less, or '
                 'the same share of each layer; where a branch goes around this one, set empty = "allow"'
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Choice):
+    """What a way to prune can be told that scores weights on a few rows of the pool."""
+
+    sparsity: Sparsity = 0.95
+    per: Per = "network"
+    samples: Samples = 100
+    chunk: Chunk = 128
+
+    @property
+    def reads(self) -> frozenset[Role]:
+        """The pool; nothing at sparsity 0."""
+        return frozenset({"pool"}) if self.sparsity else frozenset()
+
+    def chunks(self, state: State, run: Run) -> list[Rows]:
+        """The rows to score on, from the stream "rows"."""
+        return sample(state.pool, self.samples, self.chunk, run.rng("rows"))
 
 
 def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Rows]:

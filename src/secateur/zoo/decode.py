@@ -212,6 +212,12 @@ def _decoded(
     train = splits[source.train]
     # a folder of images knows no names of columns; any other that has other names is another set
     nameless = bool(source.hub) and {*train.features} == {"image", "label"}
+    wanted = {source.image, source.label} - {None, *train.features}
+    if source.hub and wanted and not nameless:
+        raise DataError(
+            f'expected the columns of "{source.hub}", {source.image} and {source.label}, got '
+            f'{", ".join(train.features)}: this is another set; name it, or take use = "images"'
+        )
     image, label = find(train.features, image=source.image, label=source.label, strict=not nameless)
     test = _tested(source, splits)
     labels, names = labels_of(train, label, "train")

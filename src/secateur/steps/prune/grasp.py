@@ -8,16 +8,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from secateur.card import Card
-from secateur.data import Role
-from secateur.knobs import Sparsity
 from secateur.maths.saliency import grasp
 from secateur.run import Run
 from secateur.state import State
-from secateur.steps._choice import Choice, Chunk, Per, Samples, sample, scratch
+from secateur.steps._choice import Sampled, scratch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grasp(Choice):
+class Grasp(Sampled):
     """Keep the weights with the largest ``w * H g``: without them the gradient would lose most of its norm.
 
     g and H are the gradient and the Hessian of the mean cross-entropy on some pool rows, in the weights in
@@ -35,23 +33,14 @@ class Grasp(Choice):
         data="a few rows of the pool",
     )
 
-    sparsity: Sparsity = 0.95
-    per: Per = "network"
-    samples: Samples = 100
-    chunk: Chunk = 128
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
-
-    @property
-    def reads(self) -> frozenset[Role]:
-        """The pool; nothing at sparsity 0."""
-        return frozenset({"pool"}) if self.sparsity else frozenset()
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Score on rows from the stream "rows", then choose the masks."""
         if self.sparsity == 0:
             return state
         weights = self.weights(state)
-        chunks = sample(state.pool, self.samples, self.chunk, run.rng("rows"))
+        chunks = self.chunks(state, run)
         model = scratch(state.model, weights).train()
         scores = grasp(model, chunks, list(weights), temperature=self.temperature, kept=state.masks)
         return state.pruned(self.masks(state, scores, self.sparsity, per=self.per))

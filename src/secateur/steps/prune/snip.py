@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from secateur.card import Card
-from secateur.data import Role
-from secateur.knobs import Sparsity
 from secateur.maths.saliency import snip
 from secateur.run import Run
 from secateur.state import State
-from secateur.steps._choice import Choice, Chunk, Per, Samples, sample, scratch
+from secateur.steps._choice import Sampled, scratch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snip(Choice):
+class Snip(Sampled):
     """Prune the weights with the lowest ``|w * dL/dw|``, L being the mean cross-entropy on some pool rows.
 
     Meant for a network that has not been trained; batch norm uses the statistics of each
@@ -29,21 +27,11 @@ class Snip(Choice):
         data="a few rows of the pool",
     )
 
-    sparsity: Sparsity = 0.95
-    per: Per = "network"
-    samples: Samples = 100
-    chunk: Chunk = 128
-
-    @property
-    def reads(self) -> frozenset[Role]:
-        """The pool; nothing at sparsity 0."""
-        return frozenset({"pool"}) if self.sparsity else frozenset()
-
     def __call__(self, state: State, run: Run, /) -> State:
         """Score on rows from the stream "rows", then choose the masks."""
         if self.sparsity == 0:
             return state
         weights = self.weights(state)
-        chunks = sample(state.pool, self.samples, self.chunk, run.rng("rows"))
+        chunks = self.chunks(state, run)
         scores = snip(scratch(state.model, weights).train(), chunks, list(weights))
         return state.pruned(self.masks(state, scores, self.sparsity, per=self.per))
