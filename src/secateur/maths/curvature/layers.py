@@ -40,7 +40,6 @@ class Layers:
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], x: Rows) -> None:
         self.model, self.weights = model, weights
-        self._copies = False
         self._layers = {
             path: module
             for path, module in model.named_modules()
@@ -74,7 +73,7 @@ class Layers:
 
     def forward(self, x: Rows) -> tuple[Tensor, Seen]:
         """Logits [b, classes], and what the layers saw."""
-        seen = Seen(self.weights, self._copies)
+        seen = Seen(self.weights)
         handles = [
             module.register_forward_hook(partial(seen.note, path)) for path, module in self._layers.items()
         ]
@@ -85,9 +84,6 @@ class Layers:
         finally:
             for handle in handles:
                 handle.remove()
-        if seen.overwritten():
-            self._copies = True
-            return self.forward(x)
         seen.finish(logits)
         return logits.detach(), seen
 
@@ -125,13 +121,12 @@ class Seen:
 
     Args:
         weights: The parameters that count.
-        copies: Keep copies of inputs, for models that overwrite them.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], copies: bool) -> None:
-        self._weights, self._copies = weights, copies
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
         self._leaves: list[Tensor] = []
-        self._inputs: dict[str, tuple[nn.Module, Tensor, int]] = {}
+        self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._caught: dict[str, Tensor] = {}
         self._logits: Tensor | None = None
@@ -142,8 +137,7 @@ class Seen:
         if path in self._inputs or not inputs or not torch.is_grad_enabled():
             self._twice.add(path)
             return None
-        x = inputs[0].detach()
-        self._inputs[path] = (module, x.clone() if self._copies else x, x._version)
+        self._inputs[path] = (module, inputs[0].detach())
         self._shapes[path] = output.shape
         replaced = None
         if not output.requires_grad:  # weights are constants, so a graph has to begin somewhere
@@ -157,10 +151,6 @@ class Seen:
     def _catch(self, path: str, gradient: Tensor) -> None:
         self._caught[path] = gradient.detach()
 
-    def overwritten(self) -> bool:
-        """Whether the model wrote into an input that was kept."""
-        return any(x._version != version for _, x, version in self._inputs.values()) and not self._copies
-
     def finish(self, logits: Tensor) -> None:
         """The end of the pass."""
         self._logits = logits
@@ -168,7 +158,7 @@ class Seen:
     def bytes(self) -> tuple[int, int]:
         """Bytes of all outputs, and those of the largest unfolded input."""
         outputs, work = 0, 0
-        for path, (module, x, _) in self._inputs.items():
+        for path, (module, x) in self._inputs.items():
             outputs += self._shapes[path].numel() * x.element_size()
             taps = module.weight[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
             work = max(work, x.nbytes * taps)
@@ -196,7 +186,7 @@ class Seen:
                 zeros = (signal.new_zeros(1)).expand(self._shapes[path])  # nothing leads from it to a logit
                 parts.append(self._caught.get(path, zeros))
         self._caught = {}
-        for path, (_, x, _) in self._inputs.items():
+        for path, (_, x) in self._inputs.items():
             parts = caught.pop(path)
             if path in self._twice or len(x) != len(logits) or self._shapes[path][0] != len(logits):
                 continue
@@ -223,12 +213,12 @@ def _rows(module: nn.Module, part: str, x: Tensor, g: Tensor) -> Tensor | None:
             g = g * functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
         elif part == "weight":
             return None
-        return g.sum(tuple(range(3, g.ndim)))
+        return _sum(g, 3, g.ndim)
     if isinstance(module, nn.LayerNorm):
         if part == "weight":
             g = g * functional.layer_norm(x, module.normalized_shape, eps=module.eps)
-        return g.sum(tuple(range(2, g.ndim - len(module.normalized_shape))))
-    return g.sum(tuple(range(2, g.ndim - 1))) if part == "bias" else None
+        return _sum(g, 2, g.ndim - len(module.normalized_shape))
+    return _sum(g, 2, g.ndim - 1) if part == "bias" else None
 
 
 def _places(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,6 +235,10 @@ def _places(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     x, g = x.flatten(1, -2) if x.ndim > 2 else x[:, None], g.flatten(2, -2) if g.ndim > 3 else g
     g = g if x.ndim == g.ndim - 1 else g[:, :, None]
     return x.transpose(1, 2)[:, None], g.transpose(2, 3)[:, :, None]
+
+
+def _sum(value: Tensor, first: int, last: int) -> Tensor:
+    return value.sum(tuple(range(first, last))) if last > first else value  # over no dimension means over all
 
 
 def _regroup(value: Tensor, dim: int, groups: int) -> Tensor:

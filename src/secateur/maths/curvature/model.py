@@ -79,6 +79,19 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
             f"expected logits [{len(y)}, classes], got {got}: cross-entropy needs one score for each class; "
             "wrap the model in a module that returns the logits alone"
         )
+    check_classes(logits, y)
+
+
+def check_classes(logits: Tensor, y: Tensor) -> None:
+    """Check that the model has a logit for every class.
+
+    Args:
+        logits: Of some rows.
+        y: The classes [b] of these or others.
+
+    Raises:
+        DataError: A class has none.
+    """
     if bool(((y < 0) | (y >= logits.shape[1])).any()):
         raise DataError(
             f"expected classes from 0 to {logits.shape[1] - 1}, got {int(y.min())} to {int(y.max())}: the "

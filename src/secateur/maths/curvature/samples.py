@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur.errors import DataError
 from secateur.maths.curvature.model import (
     BUDGET,
+    check_classes,
     check_finite,
     check_logits,
     choose,
@@ -54,7 +55,9 @@ def sample_gradients(
             rows = vmap_rows(model, weights, chunk[0], 1, budget)
         for x, y in split(chunk, rows or 1):
             with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-                check_logits(logits_of(model, weights, row_slice(x, slice(0, 1))), y[:1])
+                logits = logits_of(model, weights, row_slice(x, slice(0, 1)))
+                check_logits(logits, y[:1])
+                check_classes(logits, y)
                 found = _gradients(model, weights, x, y)
             check_finite(found)
             yield found
@@ -102,7 +105,7 @@ def vmap_squares(
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         found = vmap(one, in_dims=(0, 1))(x, signals)
-        return {name: value.square_().sum((0, 1)) for name, value in found.items()}
+        return {name: value.square().sum((0, 1)) for name, value in found.items()}
 
 
 def _alone(row: Rows) -> Rows:

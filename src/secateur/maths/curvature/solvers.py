@@ -55,7 +55,7 @@ def solve(
     - "woodfisher": (damping I + 1/N sum_n g_n g_n')^-1 v within each block, exactly, by N rank-one updates
       (Sherman-Morrison; Singh and Alistarh, WoodFisher, NeurIPS 2020). g_n is the gradient of row n at its
       own class, or the mean over the n-th ``group`` of rows, so the matrix is the empirical Fisher, not C,
-      and entries between blocks are left out. What is kept is F_{n-1}^-1 g_n for each n instead of the inverse:
+      and entries between blocks are left out. It keeps F_{n-1}^-1 g_n for each n instead of the inverse:
       a block takes 2 N x ``block`` numbers, and u costs N^2 x coordinates whatever the block.
     - "diagonal": v / (d + damping), d the diagonal of the GGN, which is the expected Fisher.
 
@@ -89,6 +89,8 @@ def solve(
     for name, knob in (("iterations", iterations), ("group", group), ("block", block)):
         if knob < 1:
             raise UsageError(f"expected {name} of at least 1, got {knob}: nothing would be solved")
+    if isinstance(matrix, Curvature):
+        check_shapes(v, choose(matrix.model, v))
     check_finite(v, "vector")
     flat = Flat(v, masks)
     right = flat.pack(v)
@@ -99,7 +101,6 @@ def solve(
             f'expected a Curvature for how="{how}", got {type(matrix).__name__}: this solver needs gradients '
             'of rows, which a product does not show; take Curvature(model, batches), or how="cg"'
         )
-    check_shapes(v, choose(matrix.model, v))
     if how == "diagonal":
         return _diagonal(matrix, right, flat, damping)
     return _woodfisher(matrix, right, flat, damping, group, block)
@@ -208,7 +209,7 @@ def _collect(matrix: Curvature, flat: Flat, first: int, last: int, count: int, g
     for found in sample_gradients(matrix.model, matrix.rows, names=cut, budget=matrix.budget // 2):
         rows = torch.cat([found[name].flatten(1)[:, place] for name, place in cut.items()], 1)
         owner = torch.arange(seen, seen + len(rows), device=rows.device) // group
-        sums.index_add_(0, owner, rows)
+        sums.index_add_(0, owner.clamp(max=count - 1), rows)  # of more rows, the pass complains at its end
         seen += len(rows)
     sizes = torch.full((count, 1), group, dtype=sums.dtype, device=sums.device)
     sizes[-1] = seen - group * (count - 1)
