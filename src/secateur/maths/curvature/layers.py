@@ -3,7 +3,8 @@
 The gradient of one row in the weight of a linear map is a sum over places, sum_t g_t a_t'. Its square, summed
 over rows and directions, is had in one of two ways, whichever takes fewer multiplications:
 
-- form it, row by row and direction by direction: t multiplications an entry, for each direction;
+- form it, row by row and direction by direction: t multiplications an entry, for each direction (for one
+  direction of a convolution, by a convolution with one group a row, which need not unfold its input);
 - or open the square, sum_{t,s} (sum_k g_kt g_ks) (a_t a_s)': t (t + 1) / 2 an entry, for all directions
   together, in one large product. A linear head has one place: squares times squares.
 """
@@ -16,6 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.maths.curvature.model import logits_of
@@ -224,17 +226,28 @@ def _rows(module: nn.Module, part: str, x: Tensor, g: Tensor) -> Tensor | None:
 def _places(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs [b, groups, i, places] and gradients [directions, b, groups, o, places] of a linear map."""
     if isinstance(module, nn.Conv2d):
-        if isinstance(module.padding, str):
-            raise TypeError(module.padding)  # _simple leaves these out
-        unfolded = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
-        groups = module.groups
-        return (
-            _regroup(unfolded, 1, groups),
-            _regroup(g.flatten(3), 2, groups),
-        )
-    x, g = x.flatten(1, -2) if x.ndim > 2 else x[:, None], g.flatten(2, -2) if g.ndim > 3 else g
-    g = g if x.ndim == g.ndim - 1 else g[:, :, None]
+        return _regroup(_unfold(module, x), 1, module.groups), _regroup(g.flatten(3), 2, module.groups)
+    x = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
+    g = g.flatten(2, -2) if g.ndim > 3 else g[:, :, None]
     return x.transpose(1, 2)[:, None], g.transpose(2, 3)[:, :, None]
+
+
+def _unfold(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What each tap of the kernel sees: [b, inputs * taps, places]."""
+    tall, wide = _pair(conv.padding)
+    if conv.dilation != (1, 1):
+        return functional.unfold(x, conv.kernel_size, conv.dilation, (tall, wide), conv.stride)
+    # half the time of functional.unfold on a CPU
+    seen = functional.pad(x, (wide, wide, tall, tall))
+    for i in range(2):
+        seen = seen.unfold(2 + i, conv.kernel_size[i], conv.stride[i])
+    return seen.permute(0, 1, 4, 5, 2, 3).reshape(len(x), x.shape[1] * conv.weight[0, 0].numel(), -1)
+
+
+def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(padding, str):
+        raise TypeError(padding)  # _simple leaves these out
+    return padding[0], padding[1]
 
 
 def _sum(value: Tensor, first: int, last: int) -> Tensor:
@@ -263,6 +276,8 @@ def _squares(module: nn.Module, part: str, x: Tensor, g: Tensor, budget: float) 
     weight: Tensor = getattr(module, part)
     places = g[0, 0].numel() // weight.shape[0]
     opened = places + 1 <= 2 * len(g)
+    if isinstance(module, nn.Conv2d) and len(g) == 1 and not opened:
+        return _convolved(module, x, g[0], budget)
     entries = (places + 1) * (weight.shape[0] + weight[0].numel()) / 2 if opened else len(g) * weight.numel()
     how: Callable[[Tensor, Tensor], Tensor] = _opened if opened else _formed
     step = max(1, int(budget // (entries * weight.element_size())))
@@ -279,6 +294,24 @@ def _formed(x: Tensor, g: Tensor) -> Tensor:
     stacked = g.permute(1, 2, 0, 3, 4).flatten(2, 3) if directions > 1 else g[0]
     rows = stacked @ x.transpose(2, 3)  # [b, groups, directions * o, i]
     return _regroup(rows.square_().sum(0), 1, directions).sum(1)
+
+
+def _convolved(conv: nn.Conv2d, x: Tensor, g: Tensor, budget: float) -> Tensor:
+    """Squares for one direction, from one convolution in which each row is a group of its own."""
+    total, step = torch.zeros_like(conv.weight), max(1, int(budget // conv.weight.nbytes))
+    for start in range(0, len(x), step):
+        few, slopes = x[start : start + step], g[start : start + step]
+        rows = conv2d_weight(
+            few.flatten(0, 1)[None],
+            (len(few) * conv.weight.shape[0], *conv.weight.shape[1:]),
+            slopes.flatten(0, 1)[None],
+            conv.stride,
+            _pair(conv.padding),
+            conv.dilation,
+            len(few) * conv.groups,
+        )
+        total += _regroup(rows.square_(), 0, len(few)).sum(0)
+    return total
 
 
 def _opened(x: Tensor, g: Tensor) -> Tensor:
