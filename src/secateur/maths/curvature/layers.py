@@ -65,6 +65,8 @@ class Layers:
             free = {name: w.detach().requires_grad_() for name, w in self.weights.items()}
             with torch.enable_grad():
                 out = (logits_of(self.model, free, row) * along).sum()
+                if not out.requires_grad:  # none of these leads to a logit
+                    return
                 true = torch.autograd.grad(out, list(free.values()), materialize_grads=True)
             same = {
                 name
@@ -301,7 +303,7 @@ def _convolved(conv: nn.Conv2d, x: Tensor, g: Tensor, budget: float) -> Tensor:
     total, step = torch.zeros_like(conv.weight), max(1, int(budget // conv.weight.nbytes))
     for start in range(0, len(x), step):
         few, slopes = x[start : start + step], g[start : start + step]
-        rows = conv2d_weight(
+        rows = conv2d_weight(  # type: ignore[no-untyped-call]
             few.flatten(0, 1)[None],
             (len(few) * conv.weight.shape[0], *conv.weight.shape[1:]),
             slopes.flatten(0, 1)[None],

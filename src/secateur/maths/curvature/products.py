@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -138,6 +140,8 @@ def _sums(
     logits = logits_of(model, free, x)
     check_logits(logits, y)
     leaves, along = list(free.values()), [vectors[name] for name in free]
+    if not logits.requires_grad:  # none of these leads to a logit
+        return [torch.zeros_like(w) for w in leaves]
     if kind == "hessian":
         loss = functional.cross_entropy(logits, y, reduction="sum")
         slopes = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
@@ -145,14 +149,40 @@ def _sums(
         if not dot.requires_grad:
             return [torch.zeros_like(w) for w in leaves]
         return torch.autograd.grad(dot, leaves, materialize_grads=True)
-    # J' u is linear in u, so its slope in u along v is J v: forward mode, from two passes in reverse
-    dummy = torch.zeros_like(logits, requires_grad=True)
-    pulled = torch.autograd.grad(logits, leaves, dummy, create_graph=True, materialize_grads=True)
-    dot = torch.stack([(g * v).sum() for g, v in zip(pulled, along, strict=True)]).sum()
-    (pushed,) = torch.autograd.grad(dot, dummy, retain_graph=True, materialize_grads=True)
+    try:
+        pushed = _push(model, free, x, vectors)
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward" not in str(error) and "jvp" not in str(error):
+            raise
+        pushed = _push_in_reverse(logits, leaves, along)
     p = logits.detach().softmax(1)
     bent = p * (pushed - (p * pushed).sum(1, keepdim=True))
     return torch.autograd.grad(logits, leaves, bent, materialize_grads=True)
+
+
+_dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
+
+
+def _tangent(dual: Tensor) -> Tensor | None:
+    pair: tuple[Tensor, Tensor | None] = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
+    return pair[1]
+
+
+def _push(model: nn.Module, weights: Vectors, x: Rows, vectors: Vectors) -> Tensor:
+    """J v [b, classes] in forward mode, in half the time of two passes in reverse."""
+    with torch.no_grad(), forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of the torch.jit that it uses
+        dual = {name: _dual(w.detach(), vectors[name]) for name, w in weights.items()}
+        tangent = _tangent(logits_of(model, dual, x))
+        return torch.zeros_like(logits_of(model, weights, x)) if tangent is None else tangent
+
+
+def _push_in_reverse(logits: Tensor, leaves: Sequence[Tensor], along: Sequence[Tensor]) -> Tensor:
+    """J v where an operation has no forward mode: J' u is linear in u, and its slope in u along v is J v."""
+    dummy = torch.zeros_like(logits, requires_grad=True)
+    pulled = torch.autograd.grad(logits, leaves, dummy, create_graph=True, materialize_grads=True)
+    dot = torch.stack([(g * v).sum() for g, v in zip(pulled, along, strict=True)]).sum()
+    return torch.autograd.grad(dot, dummy, materialize_grads=True)[0]
 
 
 def check_shapes(vectors: Vectors, weights: Mapping[str, Tensor]) -> None:
