@@ -265,6 +265,21 @@ def test_fisher_takes_named_parameters_and_named_inputs():
     assert float(ggn_product(model, given, v)["right.weight"].abs().max()) > 0
 
 
+@pytest.mark.parametrize("case", NETS)
+def test_fisher_and_products_in_single_precision(case):
+    model, (x, y) = seeded(NETS[case]), rows()
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    v = random_like(weights)
+    known = diagonal_fisher(model, [(x, y)]), ggn_product(model, [(x, y)], v)
+    names = Layers(model, weights, x).names
+    model, x, v = model.float(), x.float(), {name: value.float() for name, value in v.items()}
+    assert Layers(model, choose(model, None), x).names == names
+    found = diagonal_fisher(model, [(x, y)]), ggn_product(model, [(x, y)], v)
+    for single, double in zip(found, known, strict=True):
+        assert all(value.dtype == torch.float32 for value in single.values())
+        close({name: value.double() for name, value in single.items()}, double, 1e-3)
+
+
 def test_a_confident_model_keeps_its_digits():
     model = nn.Linear(2, 2, bias=False)
     model.weight.data = torch.tensor([[20.0, 0.0], [0.0, 0.0]])

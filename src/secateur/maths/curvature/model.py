@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from secateur.errors import DataError, NotFinite, UsageError, nearest
 from secateur.maths.curvature.passes import Rows, row_slice
 
-BUDGET = 2**28  # bytes: on a CPU more is slower, as it leaves the caches; an accelerator profits
+BUDGET = 2**29  # bytes
 
 
 def choose(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
