@@ -194,7 +194,7 @@ class Seen:
             parts = caught.pop(path)
             if path in self._twice or len(x) != len(logits) or self._shapes[path][0] != len(logits):
                 continue
-            stacked = torch.stack(parts)
+            stacked = torch.stack(parts) if len(parts) > 1 else parts[0][None]
             for part in ("weight", "bias"):
                 if _join(path, part) in self._weights:
                     yield _join(path, part), x, stacked
