@@ -1,0 +1,779 @@
+"""Curvature against the slow and obvious way: one row and one class at a time, dense matrices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+from torch.nn import functional
+
+from secateur.errors import DataError, NotFinite, UsageError
+from secateur.maths.curvature import (
+    Curvature,
+    Pass,
+    diagonal_fisher,
+    ggn_product,
+    hessian_product,
+    sample_gradients,
+    solve,
+    top_eigenvalue,
+)
+from secateur.maths.curvature.layers import Layers
+from secateur.maths.curvature.model import choose, row_bytes
+from secateur.maths.curvature.solvers import rank_one_solve
+
+ROWS = 9
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def seeded(build, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build().double().eval()
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
+            for value in [*module.parameters(), *module.buffers()]:
+                if value.is_floating_point():  # nothing at its default, where a fault could hide
+                    noise = torch.rand(value.shape, generator=generator(seed + 1), dtype=value.dtype)
+                    value.data = 0.5 + noise
+    return model
+
+
+def convolution(bias=True):
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 2, bias=bias),
+        nn.BatchNorm2d(3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2, stride=1),
+        nn.Conv2d(3, 2, 2),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(2, 3),
+    )
+
+
+def smooth():
+    return nn.Sequential(nn.Conv2d(2, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3))
+
+
+def grouped():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, (1, 2), dilation=(2, 1), padding=(1, 0), groups=4, bias=False),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Linear(2, 4), nn.LayerNorm(4)
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.norm(self.embed(x.flatten(2).transpose(1, 2)))
+        return self.head((x + self.attend(x, x, x, need_weights=False)[0]).mean(1))
+
+
+class Tied(nn.Module):
+    """One layer used twice, one whose weight is used elsewhere too, one not at all, a bare parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.twice = nn.Linear(32, 4), nn.Linear(4, 4)
+        self.shared, self.head, self.lazy = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(2, 2)
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        x = self.twice(torch.tanh(self.twice(self.first(x.flatten(1)))))
+        x = torch.tanh(functional.linear(self.shared(x), self.shared.weight)) * self.scale
+        return self.head(x) + x[:, :3]
+
+
+class Turned(nn.Module):
+    """The first dimension is not the rows, though there are as many."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x.flatten(2).permute(2, 0, 1)[:ROWS]
+        return self.head(torch.tanh(self.embed(x)).sum(0))
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(32, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.left(x["image"].flatten(1)) + self.right(x["words"])
+
+
+NETS = {
+    "convolution": convolution,
+    "smooth": smooth,
+    "grouped": grouped,
+    "tokens": Tokens,
+    "tied": Tied,
+    "turned": Turned,
+}
+
+
+def rows(n=ROWS):
+    x = torch.randn(n, 2, 4, 4, generator=generator(1), dtype=torch.float64)
+    return x, torch.arange(n) % 3
+
+
+def uneven(x, y):
+    return [(x[a:b], y[a:b], torch.arange(a, b)) for a, b in [(0, 4), (4, 4), (4, 5), (5, len(y))]]
+
+
+def close(found, expected, tolerance=1e-10):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        scale = max(1e-3, float(value.abs().max()))
+        assert float((found[name] - value).abs().max()) <= tolerance * scale, name
+
+
+def row_gradient(model, x, label):
+    named = dict(model.named_parameters())
+    loss = functional.cross_entropy(model(x[None]), torch.tensor([label]))
+    parts = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+    return dict(zip(named, parts, strict=True))
+
+
+def loop(model, x, y, kind):
+    """One row and one class at a time."""
+    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for i in range(len(y)):
+        chances = model(x[i : i + 1]).softmax(1)[0].detach()
+        classes = range(3) if kind == "expected" else [int(y[i])]
+        for label in classes:
+            weight = chances[label] if kind == "expected" else 1.0
+            for name, g in row_gradient(model, x[i], label).items():
+                found[name] += weight * g.square() / len(y)
+    return found
+
+
+def drawn(model, x, rng):
+    """Labels as the docstring promises them: one number for each row, in their order."""
+    found = []
+    for row in x:
+        chances = model(row[None]).softmax(1)[0].detach().cumsum(0)
+        point = torch.rand(1, generator=rng, dtype=torch.float64)
+        found.append(int((chances <= point).sum()))
+    return torch.tensor(found)
+
+
+# ---------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("budget", [1, 2**29])
+def test_sample_gradients_are_those_of_rows_alone(case, budget):
+    model, (x, y) = seeded(NETS[case]), rows()
+    parts = list(sample_gradients(model, uneven(x, y), budget=budget))
+    assert len(parts) == (ROWS if budget == 1 else 3)
+    for name, _ in model.named_parameters():
+        whole = torch.cat([part[name] for part in parts])
+        true = torch.stack([row_gradient(model, x[i], int(y[i]))[name] for i in range(ROWS)])
+        assert torch.allclose(whole, true, rtol=1e-10, atol=1e-13), name
+
+
+# ------------------------------------------------------------------------------------------------- Fisher
+
+
+@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("kind", ["expected", "empirical", "sampled"])
+@pytest.mark.parametrize("budget", [1, 40_000, 2**29])
+def test_fisher_is_the_loop_over_rows_and_classes(case, kind, budget):
+    model, (x, y) = seeded(NETS[case]), rows()
+    found = diagonal_fisher(model, uneven(x, y), kind=kind, rng=generator(5), budget=budget)
+    labels = drawn(model, x, generator(5)) if kind == "sampled" else y
+    assert kind != "sampled" or not torch.equal(labels, y)
+    expected = loop(model, x, labels, kind)
+    close(found, expected)
+    assert max(float(value.max()) for value in expected.values()) > 1e-3
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_fast_layers_are_used_where_they_hold_and_nowhere_else():
+    x, _ = rows()
+    taken = {name: Layers(m := seeded(build), choose(m, None), x).names for name, build in NETS.items()}
+    everything = {name: {n for n, _ in seeded(build).named_parameters()} for name, build in NETS.items()}
+    for name in ("convolution", "smooth", "grouped"):
+        assert taken[name] == everything[name], name
+    assert taken["tokens"] == {f"{a}.{b}" for a in ("embed", "norm", "head") for b in ("weight", "bias")}
+    assert taken["tied"] == {f"{a}.{b}" for a in ("first", "head") for b in ("weight", "bias")} | {
+        "shared.bias"
+    }
+    assert "embed.weight" not in taken["turned"]
+
+
+@pytest.mark.parametrize("case", ["convolution", "tokens"])
+def test_sampled_fisher_is_the_expected_one_in_the_mean(case):
+    model, (x, y) = seeded(NETS[case]), rows()
+    expected = diagonal_fisher(model, [(x, y)], kind="expected")
+    rng, repeats, times = generator(7), 40, 10
+    draws = [diagonal_fisher(model, [(x, y)] * times, kind="sampled", rng=rng) for _ in range(repeats)]
+    outside, total = 0, 0
+    for name, value in expected.items():
+        values = torch.stack([draw[name] for draw in draws])
+        error = (values.mean(0) - value).abs()
+        width = 4 * values.std(0) / math.sqrt(repeats) + 1e-12
+        outside, total = outside + int((error > width).sum()), total + value.numel()
+    assert outside == 0, f"{outside} of {total}"
+
+
+def test_fisher_of_a_published_kind_would_fail():
+    """The square of a batch's mean is not the mean of squares."""
+    model, (x, y) = seeded(convolution), rows()
+    named = dict(model.named_parameters())
+    true = diagonal_fisher(model, [(x, y)], kind="empirical")
+    gradient = torch.autograd.grad(functional.cross_entropy(model(x), y), list(named.values()))
+    ratios = [float(g.square().sum() / true[n].sum()) for n, g in zip(named, gradient, strict=True)]
+    assert max(ratios) < 0.9
+
+
+def test_fisher_takes_named_parameters_and_named_inputs():
+    model, (x, y) = seeded(Named), rows()
+    words = torch.randn(ROWS, 4, generator=generator(3), dtype=torch.float64)
+    given = [({"image": x[:4], "words": words[:4]}, y[:4]), ({"image": x[4:], "words": words[4:]}, y[4:])]
+    found = diagonal_fisher(model, given, kind="empirical", names=["right.weight"], budget=1)
+    total = torch.zeros(3, 4, dtype=torch.float64)
+    for i in range(ROWS):
+        loss = functional.cross_entropy(
+            model({"image": x[i : i + 1], "words": words[i : i + 1]}), y[i : i + 1]
+        )
+        total += torch.autograd.grad(loss, model.right.weight)[0].square() / ROWS
+    close(found, {"right.weight": total})
+    (gradients, *_) = sample_gradients(model, given[:1], names=["right.weight"])
+    assert gradients["right.weight"].shape == (4, 3, 4)
+    v = {"right.weight": torch.ones(3, 4, dtype=torch.float64)}
+    assert float(ggn_product(model, given, v)["right.weight"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("case", NETS)
+def test_fisher_and_products_in_single_precision(case):
+    model, (x, y) = seeded(NETS[case]), rows()
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    v = random_like(weights)
+    known = diagonal_fisher(model, [(x, y)]), ggn_product(model, [(x, y)], v)
+    names = Layers(model, weights, x).names
+    model, x, v = model.float(), x.float(), {name: value.float() for name, value in v.items()}
+    assert Layers(model, choose(model, None), x).names == names
+    found = diagonal_fisher(model, [(x, y)]), ggn_product(model, [(x, y)], v)
+    for single, double in zip(found, known, strict=True):
+        assert all(value.dtype == torch.float32 for value in single.values())
+        close({name: value.double() for name, value in single.items()}, double, 1e-3)
+
+
+def test_a_confident_model_keeps_its_digits():
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.data = torch.tensor([[20.0, 0.0], [0.0, 0.0]])
+    (found,) = diagonal_fisher(
+        model, [(torch.tensor([[1.0, 1.0]]), torch.tensor([0]))], kind="empirical"
+    ).values()
+    assert float(found[0, 0]) == pytest.approx(math.exp(-40), rel=1e-3)  # (1 - p)^2, where fp32 says p = 1
+
+
+@pytest.mark.parametrize("work", ["fisher", "gradients", "hessian", "ggn"])
+def test_the_budget_splits(work):
+    model, (x, y) = seeded(convolution), rows(32)
+    weights = choose(model, None)
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+
+    def largest(budget):
+        sizes.clear()
+        if work == "fisher":
+            diagonal_fisher(model, [(x, y)], kind="empirical", budget=budget)
+        elif work == "gradients":
+            for part in sample_gradients(model, [(x, y)], budget=budget):
+                sizes.append(len(part["0.weight"]))
+        else:
+            Curvature(model, [(x, y)], work, budget)(weights)
+        return max(sizes)
+
+    each = row_bytes(model, weights, x)
+    assert each > 3 * 9 * 8  # at least what batch norm keeps
+    small, large = largest(64 * each), largest(2**29)
+    assert 1 < small < 32
+    assert largest(1) == 1
+    assert large == 32
+
+
+# ----------------------------------------------------------------------------------------------- products
+
+
+def dense(model, x, y, kind, names=None):
+    """The whole matrix, and how to put named tensors in a row."""
+    weights = {n: p.detach() for n, p in model.named_parameters() if names is None or n in names}
+    sizes = [w.numel() for w in weights.values()]
+
+    def logits(flat):
+        parts = (part.view_as(w) for part, w in zip(torch.split(flat, sizes), weights.values(), strict=True))
+        return functional_call(model, dict(zip(weights, parts, strict=True)), (x,))
+
+    flat = torch.cat([w.flatten() for w in weights.values()])
+    if kind == "hessian":
+        # not torch.func's: on attention, jacrev of jacrev is not even symmetric
+        found = torch.autograd.functional.hessian(lambda f: functional.cross_entropy(logits(f), y), flat)
+    else:
+        jacobian, p = jacrev(logits)(flat), logits(flat).softmax(1)
+        bends = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        found = torch.einsum("bcw,bcd,bdv->wv", jacobian, bends, jacobian) / len(y)
+    return found.detach(), weights
+
+
+def flatten(vectors):
+    return torch.cat([value.flatten() for value in vectors.values()])
+
+
+def random_like(weights, seed=3):
+    rng = generator(seed)
+    return {n: torch.randn(w.shape, generator=rng, dtype=w.dtype) for n, w in weights.items()}
+
+
+@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+@pytest.mark.parametrize("budget", [1, 2**29])
+def test_products_are_those_of_the_dense_matrix(case, kind, budget):
+    model, (x, y) = seeded(NETS[case]), rows()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        matrix, weights = dense(model, x, y, kind)
+    v = random_like(weights)
+    product = {"hessian": hessian_product, "ggn": ggn_product}[kind]
+    found = product(model, uneven(x, y), v, budget=budget)
+    expected = matrix @ flatten(v)
+    assert float((flatten(found) - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+    assert not any(p.requires_grad is False or p.grad is not None for p in model.parameters())
+
+
+class Cube(torch.autograd.Function):
+    """An operation without forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
+class Cubed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(32, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(Cube.apply(self.first(x.flatten(1))))
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_products_of_a_model_without_forward_mode(kind):
+    model, (x, y) = seeded(Cubed), rows()
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    v = random_like(weights)
+    found = flatten(Curvature(model, [(x, y)], kind)(v))
+    Cube.apply, known = staticmethod(lambda x: x**3), Cube.apply
+    try:
+        expected = dense(model, x, y, kind)[0] @ flatten(v)
+    finally:
+        Cube.apply = known
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+def test_products_of_a_parameter_that_leads_nowhere():
+    model, (x, y) = seeded(Cubed), rows()
+    model.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    for kind in ("hessian", "ggn"):
+        found = Curvature(model, [(x, y)], kind)({"spare": torch.ones(2, dtype=torch.float64)})
+        assert torch.equal(found["spare"], torch.zeros(2, dtype=torch.float64))
+    assert float(diagonal_fisher(seeded(Tied), [(x, y)], names=["scale"])["scale"].abs().min()) > 0
+    model = seeded(convolution)
+    model.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    for names in (["spare"], ["spare", "0.weight"]):
+        assert not bool(diagonal_fisher(model, [(x, y)], names=names)["spare"].any())
+        (found,) = sample_gradients(model, [(x, y)], names=names)
+        assert not bool(found["spare"].any())
+
+
+def test_the_diagonal_of_the_ggn_is_the_expected_fisher():
+    model, (x, y) = seeded(convolution), rows()
+    matrix, _ = dense(model, x, y, "ggn")
+    found = flatten(diagonal_fisher(model, [(x, y)]))
+    assert torch.allclose(found, matrix.diag(), rtol=1e-10, atol=1e-14)
+
+
+def test_products_in_a_part_of_the_parameters():
+    model, (x, y) = seeded(smooth), rows()
+    matrix, weights = dense(model, x, y, "hessian", {"0.bias", "4.weight"})
+    v = random_like(weights)
+    found = Curvature(model, [(x, y)], "hessian")(v)
+    assert torch.allclose(flatten(found), matrix @ flatten(v), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_curvlinops_agrees():
+    curvlinops = pytest.importorskip("curvlinops", exc_type=ImportError)
+    model, (x, y) = seeded(smooth), rows()
+    v = random_like({name: p.detach() for name, p in model.named_parameters()})
+    for kind, other in (("hessian", curvlinops.HessianLinearOperator), ("ggn", curvlinops.GGNLinearOperator)):
+        operator = other(model, nn.CrossEntropyLoss(), list(model.parameters()), [(x, y)])
+        expected = torch.as_tensor(operator @ flatten(v))
+        assert torch.allclose(flatten(Curvature(model, [(x, y)], kind)(v)), expected, rtol=1e-9, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------ solvers
+
+
+def some_masks(weights):
+    """Half of the weights of every tensor with more than one dimension; and one of another name."""
+    rng = generator(11)
+    masks = {n: torch.rand(w.shape, generator=rng) < 0.5 for n, w in weights.items() if w.ndim > 1}
+    return masks | {"elsewhere": torch.ones(1, dtype=torch.bool)}
+
+
+def restricted(matrix, weights, masks):
+    kept = flatten({n: masks.get(n, torch.ones_like(w, dtype=torch.bool)) for n, w in weights.items()})
+    return matrix[kept][:, kept], kept
+
+
+def check_masked(u, masks, weights):
+    for name, mask in masks.items():
+        if name in weights:
+            gone = u[name][~mask]
+            assert len(gone)
+            assert torch.equal(gone, torch.zeros_like(gone))
+            assert not bool(gone.signbit().any())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("kind", "damping"), [("ggn", 1e-3), ("hessian", 2.0)])
+def test_cg_is_the_dense_inverse(masked, kind, damping):
+    model, (x, y) = seeded(smooth), rows()
+    matrix, weights = dense(model, x, y, kind)
+    masks, v = some_masks(weights) if masked else {}, random_like(weights)
+    small, kept = restricted(matrix, weights, masks)
+    found = solve(
+        Curvature(model, uneven(x, y), kind), v, damping=damping, masks=masks, tolerance=1e-12, iterations=500
+    )
+    system = small + damping * torch.eye(len(small), dtype=torch.float64)
+    expected = torch.linalg.solve(system, flatten(v)[kept])
+    u = flatten(found.vector)[kept]
+    assert float((u - expected).norm()) <= 1e-8 * float(expected.norm())
+    true = float((system @ u - flatten(v)[kept]).norm() / flatten(v)[kept].norm())
+    assert found.residual == pytest.approx(true, rel=1e-2, abs=1e-12)
+    assert 1 < found.iterations < 500
+    check_masked(found.vector, masks, weights)
+
+
+def test_cg_stops_early_and_says_how_far_it_came():
+    model, (x, y) = seeded(smooth), rows()
+    matrix, weights = dense(model, x, y, "ggn")
+    v = random_like(weights)
+    few = solve(Curvature(model, [(x, y)]), v, damping=1e-3, iterations=2, tolerance=1e-12)
+    assert few.iterations == 2
+    true = matrix @ flatten(few.vector) + 1e-3 * flatten(few.vector) - flatten(v)
+    assert few.residual == pytest.approx(float(true.norm() / flatten(v).norm()), rel=1e-6)
+    assert few.residual > 1e-6
+    rough = solve(Curvature(model, [(x, y)]), v, damping=1e-3, tolerance=0.5)
+    assert rough.residual <= 0.5
+    nothing = solve(Curvature(model, [(x, y)]), {n: torch.zeros_like(w) for n, w in v.items()}, damping=1e-3)
+    assert (nothing.residual, nothing.iterations) == (0.0, 0)
+
+
+def empirical(model, x, y, group):
+    gradients = torch.stack([flatten(row_gradient(model, x[i], int(y[i]))) for i in range(len(y))])
+    return torch.stack([part.mean(0) for part in torch.split(gradients, group)])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("block", [7, 10_000])
+@pytest.mark.parametrize("case", ["smooth", "tied"])
+def test_woodfisher_is_the_dense_sum_of_rank_one_updates(masked, group, block, case):
+    model, (x, y) = seeded(NETS[case]), rows()
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    masks, v, damping = some_masks(weights) if masked else {}, random_like(weights), 1e-2
+    g = empirical(model, x, y, group)
+    whole, kept = restricted(g.T @ g / len(g), weights, masks)
+    for budget in (2 * len(g) * min(block, len(whole)) * 8, 2**29):
+        found = solve(
+            Curvature(model, uneven(x, y), budget=budget),
+            v,
+            how="woodfisher",
+            damping=damping,
+            masks=masks,
+            group=group,
+            block=block,
+        )
+        right, u = flatten(v)[kept], flatten(found.vector)[kept]
+        expected = torch.empty_like(right)
+        for start in range(0, len(right), block):
+            at = slice(start, start + block)
+            inside = g[:, kept][:, at]
+            inverse = torch.eye(inside.shape[1], dtype=torch.float64) / damping  # Sherman-Morrison, dense
+            for row in inside:
+                o = inverse @ row
+                inverse = inverse - torch.outer(o, o) / (len(g) + row @ o)
+            system = whole[at, at] + damping * torch.eye(len(inverse), dtype=torch.float64)
+            assert torch.allclose(inverse @ system, torch.eye(len(inverse), dtype=torch.float64), atol=1e-10)
+            expected[at] = inverse @ right[at]
+        assert float((u - expected).norm()) <= 1e-10 * float(expected.norm())
+        assert found.residual < 1e-10
+        assert found.iterations == len(g)
+        check_masked(found.vector, masks, weights)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_rank_one_updates_in_panels_are_one_inverse(count):
+    g = torch.randn(count, 40, generator=generator(), dtype=torch.float64)
+    v = torch.randn(40, generator=generator(1), dtype=torch.float64)
+    system = g.T @ g / count + 0.1 * torch.eye(40, dtype=torch.float64)
+    expected = torch.linalg.solve(system, v)
+    assert float((rank_one_solve(g, v, 0.1) - expected).norm()) <= 1e-10 * float(expected.norm())
+
+
+def test_the_published_recursion_would_fail():
+    """It updates k = F^-1 g by k's own last value, which is a multiple of the first gradient for ever."""
+    model, (x, y) = seeded(smooth), rows()
+    g, v, damping = empirical(model, x, y, 1), None, 1e-2
+    v = flatten(random_like(dict(model.named_parameters())))
+    k, u = g[0] / damping, v / damping
+    for n, row in enumerate(g):
+        if n:
+            k = k - (k @ row) / (len(g) + row @ k) * k
+        u = u - k * (row @ u) / (len(g) + row @ k)
+    left = v / damping - u
+    assert float(functional.cosine_similarity(left, g[0], dim=0).abs()) == pytest.approx(1.0, abs=1e-12)
+    true = v / damping - rank_one_solve(g, v, damping)
+    assert float(functional.cosine_similarity(true, g[0], dim=0).abs()) < 0.99
+    assert float((u - rank_one_solve(g, v, damping)).norm()) > 1e-3 * float(u.norm())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_diagonal_is_the_dense_inverse_of_the_diagonal(masked):
+    model, (x, y) = seeded(convolution), rows()
+    matrix, weights = dense(model, x, y, "ggn")
+    masks, v = some_masks(weights) if masked else {}, random_like(weights)
+    found = solve(Curvature(model, uneven(x, y)), v, how="diagonal", damping=1e-2, masks=masks)
+    small, kept = restricted(matrix.diag().diag(), weights, masks)
+    system = small + 1e-2 * torch.eye(len(small), dtype=torch.float64)
+    expected = torch.linalg.solve(system, flatten(v)[kept])
+    assert torch.allclose(flatten(found.vector)[kept], expected, rtol=1e-10, atol=1e-13)
+    assert found.residual < 1e-12
+    check_masked(found.vector, masks, weights)
+
+
+# --------------------------------------------------------------------------------------------- eigenvalue
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["ggn", "hessian"])
+def test_lanczos_is_the_dense_spectrum(masked, kind):
+    model, (x, y) = seeded(smooth), rows()
+    matrix, weights = dense(model, x, y, kind)
+    masks = some_masks(weights) if masked else {}
+    small, _ = restricted(matrix, weights, masks)
+    values = torch.linalg.eigvalsh(small)
+    top = float(values[values.abs().argmax()])
+    product = Curvature(model, uneven(x, y), kind)
+    found = top_eigenvalue(product, weights, masks=masks, rng=generator(), iterations=200, tolerance=1e-10)
+    assert found.value == pytest.approx(top, rel=1e-10)
+    assert found.residual <= 1e-10 * abs(top)
+    assert found.iterations < 100
+    rough = top_eigenvalue(product, weights, masks=masks, rng=generator(), iterations=3)
+    assert rough.iterations <= 3
+    assert float((values - rough.value).abs().min()) <= rough.residual
+
+
+def test_lanczos_ends_on_matrices_that_it_exhausts():
+    like = {"w": torch.zeros(5, dtype=torch.float64)}
+    same = top_eigenvalue(lambda v: {"w": -3 * v["w"]}, like, rng=generator(), tolerance=0)
+    assert (same.value, same.iterations) == (pytest.approx(-3.0), 1)
+    assert same.residual < 1e-12
+    assert top_eigenvalue(lambda v: {"w": 0 * v["w"]}, like, rng=generator()).value == 0.0
+    scales = torch.arange(5, dtype=torch.float64)
+    whole = top_eigenvalue(lambda v: {"w": scales * v["w"]}, like, rng=generator(), tolerance=0)
+    assert whole.value == pytest.approx(4.0, rel=1e-12)
+    assert whole.iterations == 5
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def all_of(model, batches):
+    """Everything that looks at rows."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    return {
+        "gradients": lambda: list(sample_gradients(model, batches)),
+        "fisher": lambda: diagonal_fisher(model, batches),
+        "hessian": lambda: hessian_product(model, batches, weights),
+        "ggn": lambda: ggn_product(model, batches, weights),
+        "cg": lambda: solve(Curvature(model, batches), weights, damping=1.0),
+        "woodfisher": lambda: solve(Curvature(model, batches), weights, damping=1.0, how="woodfisher"),
+        "diagonal": lambda: solve(Curvature(model, batches), weights, damping=1.0, how="diagonal"),
+    }
+
+
+WORK = ["gradients", "fisher", "hessian", "ggn", "cg", "woodfisher", "diagonal"]
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_batch_norm_in_training_mode(work):
+    model, (x, y) = seeded(convolution).train(), rows()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UsageError, match=r"batch norm in evaluation mode .* got \"1\" .* model\.eval\(\)"):
+        all_of(model, [(x[:1], y[:1])])[work]()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_dropout_in_training_mode():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(32, 3)).double()
+    with pytest.raises(UsageError, match="dropout"):
+        diagonal_fisher(model, [rows()])
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_a_gradient_that_is_not_finite_is_named(work):
+    model, (x, y) = seeded(convolution), rows()
+    model[7].bias.data[0] = torch.inf
+    with pytest.raises(NotFinite, match=r"\"\d\.(weight|bias)\""):
+        all_of(model, [(x, y)])[work]()
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_no_parameter_to_update(work):
+    model, given = nn.Flatten(), [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))]
+    with pytest.raises(UsageError, match=r"parameter.* to update, got none"):
+        all_of(model, given)[work]()
+    frozen = seeded(smooth).requires_grad_(False)
+    if work in ("gradients", "fisher"):
+        with pytest.raises(UsageError, match="parameters to update, got none"):
+            all_of(frozen, [rows()])[work]()
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("fault", ["none", "float", "class", "rows"])
+def test_rows_that_are_none(work, fault):
+    model, (x, y) = seeded(smooth), rows()
+    given = {"none": [], "float": [(x, y.double())], "class": [(x, y + 1)], "rows": [(x, y[:4])]}[fault]
+    with pytest.raises(DataError, match="expected"):
+        all_of(model, given)[work]()
+
+
+def test_unknown_names_and_knobs():
+    model, (x, y) = seeded(smooth), rows()
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.raises(UsageError, match=r'no parameter "0\.wieght", did you mean "0\.weight"'):
+        diagonal_fisher(model, [(x, y)], names=["0.wieght"])
+    with pytest.raises(UsageError, match="did you mean"):
+        diagonal_fisher(model, [(x, y)], kind="expectd")
+    with pytest.raises(UsageError, match="`rng`"):
+        diagonal_fisher(model, [(x, y)], kind="sampled")
+    with pytest.raises(UsageError, match="budget"):
+        diagonal_fisher(model, [(x, y)], budget=0)
+    with pytest.raises(UsageError, match="no curvature"):
+        Curvature(model, [(x, y)], "gnn")
+    matrix = Curvature(model, [(x, y)])
+    with pytest.raises(UsageError, match="no solver"):
+        solve(matrix, weights, how="gc", damping=1.0)
+    for damping in (-1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="damping"):
+            solve(matrix, weights, damping=damping)
+    with pytest.raises(UsageError, match="iterations"):
+        solve(matrix, weights, damping=1.0, iterations=0)
+    with pytest.raises(UsageError, match="budget"):
+        solve(Curvature(model, [(x, y)], budget=100), weights, how="woodfisher", damping=1.0)
+    with pytest.raises(UsageError, match="Curvature"):
+        solve(lambda v: dict(v), weights, how="diagonal", damping=1.0)
+    with pytest.raises(UsageError, match="shape"):
+        solve(matrix, {"0.bias": torch.zeros(3, dtype=torch.float64)}, damping=1.0)
+    with pytest.raises(UsageError, match="boolean mask"):
+        solve(matrix, weights, damping=1.0, masks={"0.bias": torch.ones(2)})
+    with pytest.raises(UsageError, match="unmasked"):
+        solve(matrix, {"0.bias": weights["0.bias"]}, damping=1.0, masks={"0.bias": torch.zeros(2) > 0})
+    with pytest.raises(NotFinite, match=r"0\.bias"):
+        solve(matrix, {"0.bias": weights["0.bias"] * torch.nan}, damping=1.0)
+
+
+@pytest.mark.parametrize("how", ["cg", "woodfisher", "diagonal"])
+def test_no_damping_on_a_singular_matrix(how):
+    model, (x, y) = seeded(smooth), rows()
+    model[3] = nn.Flatten()
+    x = x.clone()
+    model[4].weight.data.zero_()  # nothing reaches the convolution
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.raises(UsageError, match=r"singular.*raise damping"):
+        solve(Curvature(model, [(x, y)]), random_like(weights), how=how, damping=0.0)
+
+
+def test_negative_curvature_is_refused():
+    model, (x, y) = seeded(smooth), rows()
+    matrix, weights = dense(model, x, y, "hessian")
+    assert float(torch.linalg.eigvalsh(matrix)[0]) < -1e-3
+    with pytest.raises(UsageError, match=r"negative curvature.*take the GGN.*or raise damping"):
+        solve(Curvature(model, [(x, y)], "hessian"), random_like(weights), damping=1e-4, iterations=500)
+
+
+def test_a_pass_that_changes_is_refused():
+    model, (x, y) = seeded(smooth), rows()
+    v = random_like({name: p.detach() for name, p in model.named_parameters()})
+    rng = generator()
+
+    def shuffled():
+        order = torch.randperm(len(y), generator=rng)
+        return [(x[order], y[order])]
+
+    def noisy():
+        return [(x + 1e-12 * torch.randn(x.shape, generator=rng, dtype=x.dtype), y)]
+
+    def relabelled():
+        return [(x, torch.randint(3, (len(y),), generator=rng))]
+
+    def shrinking():
+        return [(x[: (n := int(torch.randint(1, 9, (1,), generator=rng)))], y[:n])]
+
+    for start in (shuffled, noisy, relabelled, shrinking):
+        with pytest.raises(DataError, match=r"same .* rows in the same order at every pass"):
+            solve(Curvature(model, start), v, damping=1e-3, tolerance=1e-12)
+        with pytest.raises(DataError, match="shuffling and augmentation"):
+            solve(Curvature(model, start), v, how="woodfisher", damping=1e-3)
+    with pytest.raises(UsageError, match="spent after one pass"):
+        hessian_product(model, iter([(x, y)]), v)
+
+
+def test_a_pass_may_be_cut_otherwise_and_hold_other_types():
+    x, y = rows()
+    cuts = iter([[(x, y)], uneven(x, y), [(x[:2], y[:2]), (x[2:], y[2:])]])
+    fixed = Pass(lambda: next(cuts))
+    assert fixed.rows == ROWS
+    assert sum(len(chunk[1]) for chunk in fixed) == ROWS
+    assert sum(len(chunk[1]) for chunk in fixed) == ROWS
+    for kind in (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool):
+        given = (x > 0).to(kind)
+        changed = given.clone()
+        changed[3, 1, 2, 0] = ~given[3, 1, 2, 0] if kind == torch.bool else 1 - given[3, 1, 2, 0]
+        passes = iter([[(given, y)], [(given, y)], [(changed, y)]])
+        watched = Pass(lambda: next(passes))  # noqa: B023
+        list(watched)
+        list(watched)
+        with pytest.raises(DataError):
+            list(watched)
