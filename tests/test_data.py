@@ -349,3 +349,31 @@ def test_an_augmentation_of_another_signature_is_refused_before_training():
 def test_a_set_of_rows_can_be_forgotten():
     split = Split.of(np.zeros((6, 2), dtype=np.float32), [0, 1] * 3, forget={4, 1})
     assert split.forget.rows.tolist() == [1, 4]
+
+
+# --------------------------------------------------------------------------------------------------- sample
+
+
+def test_a_sample_is_of_distinct_rows_drawn_from_the_stream_and_counted_where_it_came_from():
+    pool = view(50)
+    some = pool.sample(25, rng())
+    assert len(some) == len(set(some.rows.tolist())) == 25
+    assert set(some.rows.tolist()) < set(pool.rows.tolist())
+    assert [len(part.y) for part in some.once(batch=10)] == [9, 8, 8]
+    assert pool.drawn == some.drawn == 25
+    assert [part.row.tolist() for part in some.once(batch=25)] == [some.rows.tolist()]  # the same again
+    assert pool.sample(25, rng()).rows.tolist() == some.rows.tolist()
+    assert pool.sample(25, rng(1)).rows.tolist() != some.rows.tolist()
+    assert pool.sample(9, rng()).rows.tolist() == some.rows.tolist()[:9]
+    assert sorted(pool.sample(50, rng()).rows.tolist()) == pool.rows.tolist()
+
+
+@pytest.mark.parametrize("rows", [0, 51])
+def test_a_sample_of_more_rows_than_there_are(rows):
+    with pytest.raises(DataError, match=f'between 1 and 50 rows from "retain", got {rows}'):
+        view(50).sample(rows, rng())
+
+
+def test_no_sample_of_a_closed_view():
+    with pytest.raises(ClosedView, match="not yours"):
+        view().closed("not yours").sample(1, rng())

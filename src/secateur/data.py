@@ -232,6 +232,30 @@ class View:
 
         return Loader(epochs, updates, epoch)
 
+    def sample(self, rows: int, rng: Generator) -> View:
+        """Some of the rows, drawn at random and each at most once; what is drawn from them counts here.
+
+        Args:
+            rows: How many.
+            rng: A CPU generator; the only source of chance.
+
+        Returns:
+            A view of these rows, in the order in which they were drawn.
+
+        Raises:
+            DataError: There are not as many.
+            ClosedView: The step's ``reads`` does not name this role.
+        """
+        self._open()
+        if not 1 <= rows <= len(self):
+            raise DataError(
+                f'expected to draw between 1 and {len(self)} rows from "{self.name}", got {rows}: each is '
+                "drawn at most once; ask for fewer rows"
+            )
+        other = self._variant()
+        other._at = self._at[torch.randperm(len(self), generator=rng)[:rows]]
+        return other
+
     def once(self, *, batch: int = 1024) -> Iterator[Batch]:
         """Every row exactly once, in a fixed order and ceil(n / batch) even parts, not augmented.
 

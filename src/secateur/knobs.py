@@ -53,6 +53,30 @@ Sparsity = Annotated[float, Field(ge=0, lt=1, description="share of weights that
 Gamma = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="weight of the l1 norm in the objective")
 ]
+Noise = Annotated[
+    float,
+    Field(
+        ge=0, allow_inf_nan=False, description="variance of the noise for a weight of Fisher information 1"
+    ),
+]
+Scale = Annotated[
+    float, Field(allow_inf_nan=False, description="factor on the influence step; 1: the whole Newton step")
+]
+Damping = Annotated[
+    float,
+    Field(
+        ge=0, allow_inf_nan=False, description="added to every eigenvalue of the curvature, in nats per w^2"
+    ),
+]
+L2 = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="half of it times ||w||^2 joins the objective")
+]
+Rows = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    Field(
+        description="rows that the curvature is made of, drawn at random; none: all that it may be made of"
+    ),
+]
 References = Annotated[int, Field(ge=1, description="how many reference models to ask for")]
 Members = Annotated[
     Literal["sampled", "first"],

@@ -160,3 +160,42 @@ def probe(model: nn.Module, x: Tensor | Mapping[str, Tensor]) -> int:
 
 def _length(x: Tensor | Mapping[str, Tensor]) -> int:
     return len(x if isinstance(x, Tensor) else next(iter(x.values())))
+
+
+def find_head(model: nn.Module, x: Tensor | Mapping[str, Tensor]) -> str:
+    """Find the layer whose output the logits are.
+
+    Args:
+        model: In evaluation mode.
+        x: A batch that it takes.
+
+    Returns:
+        The path of a ``torch.nn.Linear`` that is called once and shares its weights with no other layer; ""
+        where it is the model itself.
+
+    Raises:
+        DataError: There is none.
+    """
+    made: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _x, out, path=path: made.append((path, out)))
+        for path, module in model.named_modules()
+        if type(module) is nn.Linear
+    ]
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    calls = [path for path, _ in made]
+    shared = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
+    for path, out in made:
+        own = [shared.count(id(p)) for p in model.get_submodule(path).parameters()]
+        if out is logits and calls.count(path) == 1 and set(own) == {1}:
+            return path
+    raise DataError(
+        "expected a head that is a torch.nn.Linear, called once, with weights of its own, whose output is "
+        "the logits, got a model without one: no part of it is known to be the classifier; end the model "
+        "with such a layer"
+    )

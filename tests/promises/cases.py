@@ -13,7 +13,10 @@ from secateur.card import Shelf
 from secateur.errors import UsageError
 
 # so that a step takes milliseconds on a toy problem, and no layer of it is pruned away
-SMALL: dict[str, Any] = {"epochs": 2, "batch": 16, "rounds": 3, "samples": 20, "sparsity": 0.8, "every": 1}
+SMALL: dict[str, Any] = {
+    **{"epochs": 2, "batch": 16, "rounds": 3, "samples": 20, "sparsity": 0.8, "every": 1},
+    "damping": 10.0,  # a Hessian of a toy is as good as any
+}
 # knobs that every recipe shares: one method stands for all
 SHARED = (knobs.Schedule, knobs.Nesterov)
 

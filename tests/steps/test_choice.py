@@ -16,7 +16,7 @@ from secateur.errors import DataError, UsageError
 from secateur.run import Run
 from secateur.state import Mark, State
 from secateur.step import apply
-from secateur.steps._choice import sample, scratch
+from secateur.steps._choice import scratch
 from secateur.testing import toy_problem
 from secateur.zoo import vit_tiny
 
@@ -206,32 +206,9 @@ def test_the_zoo_s_vision_transformer_ends_at_exactly_the_sparsity():
 # --- what is drawn
 
 
-def test_a_sample_is_of_distinct_rows_in_even_chunks_and_all_of_it_is_counted():
-    pool = PROBLEM.split.pool.fresh()
-    contents = {
-        int(row): x for batch in pool.fresh().once() for row, x in zip(batch.row, batch.x, strict=True)
-    }
-    known = dict(zip(pool.rows.tolist(), pool.labels.tolist(), strict=True))
-    chunks = sample(pool, 25, 10, RUN.rng("rows"))
-    assert [len(y) for _, y in chunks] == [9, 8, 8]
-    assert pool.drawn == 25
-    met = [next(r for r, c in contents.items() if torch.equal(c, x)) for xs, _ in chunks for x in xs]
-    assert len(set(met)) == 25
-    assert [known[r] for r in met] == [int(y) for _, ys in chunks for y in ys]
-    # the stream decides which, and the size of a chunk does not
-    again = sample(pool, 25, 25, RUN.rng("rows"))
-    assert torch.equal(torch.cat([x for x, _ in chunks]), again[0][0])
-    assert not torch.equal(sample(pool, 25, 25, RUN.rng("others"))[0][0], again[0][0])
-
-
-def test_a_sample_of_all_rows_and_of_more():
-    pool = PROBLEM.split.pool
-    ((_, y),) = sample(pool, 60, 60, RUN.rng("rows"))
-    assert sorted(y.tolist()) == sorted(pool.labels.tolist())
-    with pytest.raises(DataError, match=r"at least 61 rows .*got 60: set samples = 60"):
-        sample(pool, 61, 10, RUN.rng("rows"))
+def test_more_rows_than_there_are():
     for name in ("snip", "grasp"):
-        with pytest.raises(DataError, match="set samples = 60"):
+        with pytest.raises(DataError, match=r'between 1 and 60 rows from "pool", got 100'):
             apply(make(name, samples=100), PROBLEM.state(), RUN)
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from secateur.data import Batch, Role, View
+from secateur.data import Role
 from secateur.errors import DataError
 from secateur.knobs import Sparsity
 from secateur.maths.saliency import Chunk as Rows
@@ -138,41 +135,8 @@ class Sampled(Choice):
 
     def chunks(self, state: State, run: Run) -> list[Rows]:
         """The rows to score on, from the stream "rows"."""
-        return sample(state.pool, self.samples, self.chunk, run.rng("rows"))
-
-
-def sample(pool: View, rows: int, batch: int, rng: Generator) -> list[Rows]:
-    """Rows drawn at random, each at most once and not augmented.
-
-    Args:
-        pool: Where to draw from.
-        rows: How many.
-        batch: Most rows in a chunk.
-        rng: The only source of chance.
-
-    Returns:
-        Even chunks: x [b, ...] (or a mapping of such) and classes [b].
-
-    Raises:
-        DataError: The pool has fewer rows.
-    """
-    if rows > len(pool):
-        raise DataError(
-            f"expected a pool of at least {rows} rows to score weights by, got {len(pool)}: set samples = "
-            f"{len(pool)}, or fewer"
-        )
-    # one by one, so that no more is drawn than asked for
-    items = list(islice(pool.loader(epochs=1, batch=1, rng=rng, augment=False), rows))
-    parts = torch.arange(rows).tensor_split(math.ceil(rows / batch))
-    return [_together(items[int(part[0]) : int(part[-1]) + 1]) for part in parts]
-
-
-def _together(items: Sequence[Batch]) -> Rows:
-    y = torch.cat([item.y for item in items])
-    named = [item.x for item in items if not isinstance(item.x, Tensor)]
-    if named:
-        return {name: torch.cat([x[name] for x in named]) for name in named[0]}, y
-    return torch.cat([item.x for item in items if isinstance(item.x, Tensor)]), y
+        drawn = state.pool.sample(self.samples, run.rng("rows"))
+        return [(batch.x, batch.y) for batch in drawn.once(batch=self.chunk)]
 
 
 def scratch(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

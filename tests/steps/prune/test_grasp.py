@@ -7,7 +7,6 @@ from secateur.errors import UsageError
 from secateur.maths.saliency import grasp
 from secateur.network import copy_model
 from secateur.step import apply
-from secateur.steps._choice import sample
 from secateur.steps.prune.grasp import Grasp
 from secateur.testing import toy_problem
 
@@ -19,7 +18,8 @@ NAMES = ["0.weight", "4.weight"]
 def scores(state, temperature, rows=30, batch=10):
     # the maths stands against a dense Hessian in the oracles
     model = copy_model(state.model).train().requires_grad_(True)
-    chunks = sample(state.pool.fresh(), rows, batch, RUN.at(state.depth).rng("rows"))
+    drawn = state.pool.fresh().sample(rows, RUN.at(state.depth).rng("rows"))
+    chunks = [(part.x, part.y) for part in drawn.once(batch=batch)]
     found = grasp(model, chunks, NAMES, temperature=temperature, kept=state.masks)
     return torch.cat([found[name].flatten() for name in NAMES])
 

@@ -7,7 +7,6 @@ from torch.nn import functional
 from secateur.errors import UsageError
 from secateur.network import copy_model
 from secateur.step import apply
-from secateur.steps._choice import sample
 from secateur.steps.prune.snip import Snip
 from secateur.testing import toy_problem
 
@@ -19,7 +18,8 @@ NAMES = ["0.weight", "4.weight"]
 def by_hand(state, rows, batch):
     """|w * dL/dw| in training mode, one chunk after another."""
     model = copy_model(state.model).train().requires_grad_(True)
-    chunks = sample(state.pool.fresh(), rows, batch, RUN.at(state.depth).rng("rows"))
+    drawn = state.pool.fresh().sample(rows, RUN.at(state.depth).rng("rows"))
+    chunks = [(part.x, part.y) for part in drawn.once(batch=batch)]
     for x, y in chunks:
         (functional.cross_entropy(model(x), y) * len(y) / rows).backward()
     return torch.cat([(p * p.grad).abs().flatten() for p in map(model.get_parameter, NAMES)]).detach()
