@@ -24,13 +24,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
+import safetensors.numpy
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -47,22 +47,18 @@ PUBLISHED, SAMPLED, EXPECTED, EMPIRICAL = "published scheme", "sampled", "expect
 ONE, ALL = "torch.func, one class", "torch.func, all classes"
 INFLUENCE, TUNED = "influence", "three epochs"
 Found = dict[str, Any]
+Turns = dict[str, list[Found]]
+Rows = tuple[np.ndarray, np.ndarray]
 Arrays = Mapping[str, np.ndarray]
 
 
 class Task(NamedTuple):
     """What a way works on; the first rows are those to forget."""
 
-    model: nn.Module
+    state: sc.State
     x: np.ndarray  # [n, 3, 32, 32], bytes
-    y: np.ndarray  # [n]
-    run: sc.Run
     asked: argparse.Namespace
-
-    @property
-    def state(self) -> sc.State:
-        split = sc.Split.of(self.x, self.y, forget=np.arange(max(1, round(SHARE * len(self.x)))))
-        return sc.State.of(build, split, self.run, model=self.model)
+    run: sc.Run
 
 
 def build() -> nn.Module:
@@ -70,14 +66,15 @@ def build() -> nn.Module:
 
 
 def published(task: Task) -> Found:
-    parameters = list(task.model.parameters())
+    model = task.state.model
+    parameters = list(model.parameters())
     sums = [torch.zeros_like(p) for p in parameters]
     batches = torch.from_numpy(task.x).float().div_(255).split(32)
     for x in batches:
-        logits = task.model(x)
+        logits = model(x)
         chances = logits.detach().softmax(1).mean(0)
         for c in range(CLASSES):
-            task.model.zero_grad()
+            model.zero_grad()
             functional.cross_entropy(logits, torch.full((len(x),), c)).backward(retain_graph=True)
             for total, p in zip(sums, parameters, strict=True):
                 total += chances[c] * p.grad.square()
@@ -86,8 +83,8 @@ def published(task: Task) -> Found:
 
 def fisher(kind: Any) -> Callable[[Task], Found]:
     def work(task: Task) -> Found:
-        # as the step for Fisher forgetting does it
-        found = diagonal_fisher(task.model, task.state.pool.once(), kind=kind, rng=task.run.rng("classes"))
+        rows, rng = task.state.pool.once(), task.run.rng("classes")
+        found = diagonal_fisher(task.state.model, rows, kind=kind, rng=rng)
         return {"diagonal": flat(found.values())}
 
     return work
@@ -97,10 +94,11 @@ def by_torch_func(every: bool) -> Callable[[Task], Found]:
     """Gradients of each row towards its own class, or towards all of them."""
 
     def work(task: Task) -> Found:
-        weights = {name: p.detach() for name, p in task.model.named_parameters()}
+        model = task.state.model
+        weights = {name: p.detach() for name, p in model.named_parameters()}
 
         def squares(row: Tensor, y: Tensor) -> dict[str, Tensor]:
-            logits, pull = vjp(lambda w: functional_call(task.model, w, (row[None],))[0], weights)
+            logits, pull = vjp(lambda w: functional_call(model, w, (row[None],))[0], weights)
             p, classes = logits.softmax(0), torch.eye(CLASSES)
             signals = p.sqrt()[:, None] * (p - classes) if every else p - classes.index_select(0, y[None])
             return {name: g.square().sum(0) for name, g in vmap(lambda s: pull(s)[0])(signals).items()}
@@ -109,7 +107,7 @@ def by_torch_func(every: bool) -> Callable[[Task], Found]:
         for batch in task.state.pool.once(batch=task.asked.together):
             for name, value in vmap(squares)(batch.x, batch.y).items():
                 sums[name] += value.sum(0)
-        return {"diagonal": flat(sums.values()) / len(task.y)}
+        return {"diagonal": flat(sums.values()) / len(task.x)}
 
     return work
 
@@ -127,8 +125,7 @@ def tuned(task: Task) -> sc.Step:
 
 
 def influence(task: Task) -> sc.Step:
-    rows = max(1, round(SHARE * len(task.y)))
-    damping = task.asked.damping
+    rows, damping = max(1, round(SHARE * len(task.x))), task.asked.damping
     return sc.steps.Influence(rows=rows, damping=damping, tolerance=TOLERANCE, products=1_000)
 
 
@@ -142,30 +139,37 @@ WAYS: dict[str, Callable[[Task], Found]] = {
 }
 
 
-def flat(values: Any) -> np.ndarray:
+def flat(values: Iterable[Tensor]) -> np.ndarray:
     return torch.cat([value.flatten() for value in values]).numpy()
+
+
+def state_of(x: np.ndarray, y: np.ndarray, weights: Arrays | None, run: sc.Run) -> sc.State:
+    split = sc.Split.of(x, y, forget=np.arange(max(1, round(SHARE * len(x)))))
+    if weights is None:
+        return sc.State.of(build, split, run)
+    model = build()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return sc.State.of(build, split, run, model=model)
+
+
+def plain_run(asked: argparse.Namespace) -> sc.Run:
+    return sc.Run(device="cpu", precision="fp32", threads=asked.threads)
 
 
 def work(line: Connection, way: str, asked: argparse.Namespace) -> None:
     """One way, in a process of its own: works whenever it is handed rows and weights, and tells the cost."""
-    run = sc.Run(device="cpu", precision="fp32", threads=asked.threads)
+    run = plain_run(asked)
     if way != PUBLISHED:
         keep_freed_memory()  # as the command line does
     while handed := line.recv():
         x, y, weights = handed
-        task = Task(with_weights(weights), x, y, run, asked)
+        task = Task(state_of(x, y, weights, run), x, asked, run)
         with run.steady():
             began, used = time.perf_counter(), time.process_time()
             found = WAYS[way](task)
             cost = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         line.send({**found, **cost, "bytes": peak})
-
-
-def with_weights(weights: Arrays) -> nn.Module:
-    model = build().eval()
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return model
 
 
 class Ways:
@@ -178,76 +182,128 @@ class Ways:
             self.lines[way], other = context.Pipe()
             context.Process(target=work, args=(other, way, asked), daemon=True).start()
 
-    def find(self, way: str, x: np.ndarray, y: np.ndarray, weights: Arrays) -> Found:
-        self.lines[way].send((x, y, weights))
-        found: Found = self.lines[way].recv()
-        return found
-
-    def turns(
-        self, ways: tuple[str, ...], rounds: int, x: np.ndarray, y: np.ndarray, weights: Arrays
-    ) -> dict[str, list[Found]]:
+    def turns(self, ways: tuple[str, ...], rounds: int, rows: Rows, weights: Arrays) -> Turns:
         """What each way finds, round by round, in turns."""
-        for way in ways:
-            self.find(way, x[:64], y[:64], weights)  # warms up
-        found: dict[str, list[Found]] = {way: [] for way in ways}
-        for round_ in range(rounds):
+        found: Turns = {way: [] for way in ways}
+        few = tuple(part[:64] for part in rows)
+        for round_ in range(rounds + 1):
             for way in ways[:: -1 if round_ % 2 else 1]:
-                found[way].append(self.find(way, x, y, weights))
+                self.lines[way].send((*(rows if round_ else few), weights))
+                got = self.lines[way].recv()
+                if round_:  # the first warms up
+                    found[way].append(got)
         return found
 
 
-def faster(theirs: list[Found], ours: list[Found]) -> dict[str, float]:
-    """The ratio of seconds, and what it is made of."""
-
-    def ratio(of: str) -> float:
-        return round(statistics.median(a[of] / b[of] for a, b in zip(theirs, ours, strict=True)), 3)
-
+def faster(theirs: list[Found], ours: list[Found]) -> Found:
+    """How many times as fast, by the clock and by the processor."""
+    pairs = list(zip(theirs, ours, strict=True))
     return {
-        "ratio": ratio("seconds"),
-        "cpu_ratio": ratio("cpu_seconds"),
-        "seconds": round(statistics.median(found["seconds"] for found in ours), 2),
-        "other_seconds": round(statistics.median(found["seconds"] for found in theirs), 2),
+        "ratio": round(statistics.median(a["seconds"] / b["seconds"] for a, b in pairs), 3),
+        "cpu_ratio": round(statistics.median(a["cpu_seconds"] / b["cpu_seconds"] for a, b in pairs), 3),
+        "seconds": round(statistics.median(b["seconds"] for _, b in pairs), 2),
+        "seconds_of_other": round(statistics.median(a["seconds"] for a, _ in pairs), 2),
+        "rounds": len(pairs),
     }
 
 
-def measure(asked: argparse.Namespace) -> Iterator[dict[str, object]]:
-    ways = Ways(asked)  # before there is any data: on Linux a process inherits the peak of its parent
-    x, y = images(asked)
-    run = sc.Run(device="cpu", precision="fp32", threads=asked.threads)
-    networks = {f"trained {asked.epochs} epochs": trained(x, y, asked, run)}
-    networks |= {name(file): safe(file) for file in asked.weights}
-    about = {"rows": len(y), "data": "CIFAR-10" if asked.data else "random", **run.describe()}
-    once, weights = about | {"rounds": asked.rounds}, next(iter(networks.values()))
+def measure(asked: argparse.Namespace) -> Iterator[Found]:
+    ways = Ways(asked)  # before there is any data: on Linux a process starts with the peak of its parent
+    run, rows = plain_run(asked), images(asked)
+    networks = {f"after {asked.epochs} epochs": trained(rows, asked, run)}
+    networks |= {file.parent.name[:8] or file.stem: loaded(file) for file in asked.weights}
+    about = {"rows": len(rows[1]), "data": "CIFAR-10" if asked.data else "random", **run.describe()}
+    ninth = tuple(part[: max(1, len(part) // 9)] for part in rows)
+    peaks: dict[str, int] = {}
 
-    found = ways.turns((PUBLISHED, SAMPLED, EXPECTED), asked.rounds, x, y, weights)
-    for kind, goal in ((SAMPLED, 4.0), (EXPECTED, 0.5)):
-        yield {"benchmark": f"Fisher, {kind}", "goal": goal, **faster(found[PUBLISHED], found[kind]), **once}
-    few = max(1, len(y) // 9)
-    less = ways.turns((ONE, EMPIRICAL, ALL, EXPECTED), asked.rounds, x[:few], y[:few], weights)
+    for i, (network, weights) in enumerate(networks.items()):
+        others = () if i else (PUBLISHED,)
+        found = ways.turns((*others, SAMPLED, EXPECTED), 1 if i else asked.rounds, rows, weights)
+        if not i:
+            for kind, goal in ((SAMPLED, 4.0), (EXPECTED, 0.5)):
+                cost = faster(found[PUBLISHED], found[kind])
+                yield {"benchmark": f"Fisher, {kind}", "goal": goal, **cost, **about}
+        is_ = {"network": network, "accuracy": accuracy(weights, rows, run)}
+        a, b = (found[kind][-1]["diagonal"] for kind in (SAMPLED, EXPECTED))
+        alike = {"ratio": round(float(spearmanr(a, b).statistic), 4), "goal": 0.9}
+        yield {"benchmark": f"correlation, {network}", **alike, **is_, **about}
+        found |= ways.turns((TUNED, INFLUENCE), asked.rounds, rows, weights)
+        cost, last = faster(found[TUNED], found[INFLUENCE]), found[INFLUENCE][-1]
+        reached = {of: last[of] for of in ("residual", "iterations")} | {"damping": asked.damping}
+        yield {"benchmark": f"influence, {network}", "goal": 1.0, **cost, **reached, **is_, **about}
+        peaks |= {way: found[way][-1]["bytes"] for way in (SAMPLED, EXPECTED, INFLUENCE)}
+    for way, peak in peaks.items():
+        yield {
+            "benchmark": f"memory, {way}",
+            "ratio": round(MOST / peak, 3),
+            "goal": 1.0,
+            "bytes": peak,
+            **about,
+        }
+    less = ways.turns((ONE, EMPIRICAL, ALL, EXPECTED), asked.rounds, ninth, next(iter(networks.values())))
     for theirs, ours, told in ((ONE, EMPIRICAL, "one class"), (ALL, EXPECTED, "all classes")):
         a, b = less[theirs][0]["diagonal"], less[ours][0]["diagonal"]
-        apart = float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        apart = {"apart": float(np.linalg.norm(a - b) / np.linalg.norm(b)), "rows": len(ninth[1])}
         cost = faster(less[theirs], less[ours])
-        yield {"benchmark": f"layers, {told}", "goal": None, **cost, **once, "rows": few, "apart": apart}
-    for network, weights in networks.items():
-        is_ = {"network": network, "accuracy": accuracy(weights, x, y, run), **about}
-        a, b = (ways.find(kind, x, y, weights)["diagonal"] for kind in (SAMPLED, EXPECTED))
-        alike = {"ratio": round(float(spearmanr(a, b).statistic), 4), "goal": 0.9}
-        yield {"benchmark": f"correlation, {network}", **alike, "exactly_0": float((b == 0).mean()), **is_}
-        both = ways.turns((TUNED, INFLUENCE), asked.rounds, x, y, weights)
-        last = both[INFLUENCE][-1]
-        reached = {of: last[of] for of in ("residual", "iterations")} | {"damping": asked.damping}
-        cost = faster(both[TUNED], both[INFLUENCE])
-        yield {"benchmark": f"influence, {network}", "goal": 1.0, **cost, **reached, **is_, **once}
-    for way in (SAMPLED, EXPECTED, INFLUENCE):
-        peak = ways.find(way, x[:64], y[:64], weights)["bytes"]
-        yield {
-            "benchmark": f"memory, {way}", "ratio": round(MOST / peak, 3), "goal": 1.0, "bytes": peak, **about
-        }
+        yield {"benchmark": f"layers, {told}", "goal": None, **cost, **about, **apart}
 
 
-def images(asked: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def images(asked: argparse.Namespace) -> Rows:
     if asked.data:
-        return sc.zoo.cifar10(path=str(asked.data), limit=asked.rows).train
+        x, y = sc.zoo.cifar10(path=str(asked.data), limit=asked.rows).train
+        return np.asarray(x), np.asarray(y)
     x = np.random.default_rng(0).integers(0, 256, (asked.rows, 3, 32, 32), dtype=np.uint8)
     return x, np.arange(asked.rows) % CLASSES
+
+
+def trained(rows: Rows, asked: argparse.Namespace, run: sc.Run) -> Arrays:
+    step = sc.steps.Train(epochs=asked.epochs, batch=128, lr=0.1, schedule="one-cycle")
+    model = sc.apply(step, state_of(*rows, None, run), run).state.model
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def loaded(file: Path) -> Arrays:
+    """A network of a file by itself, or of a store's entry, which also holds masks and marks."""
+    found = safetensors.numpy.load_file(file)
+    inside = {
+        name.removeprefix("model/"): value for name, value in found.items() if name.startswith("model/")
+    }
+    return inside or found
+
+
+def accuracy(weights: Arrays, rows: Rows, run: sc.Run) -> float:
+    state = state_of(*rows, weights, run)
+    with run.steady():
+        said = sc.observe(state.model, {"pool": state.pool}, run)["pool"]
+    return float((said.logits.argmax(1) == said.labels).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as parquet; default: random images")
+    parser.add_argument(
+        "--weights", type=Path, action="append", default=[], help="also look at this network; may be repeated"
+    )
+    parser.add_argument("--rows", type=int, default=4_500)
+    parser.add_argument("--epochs", type=int, default=2, help="that the network is trained for")
+    parser.add_argument("--damping", type=float, default=0.01, help="of the influence step")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--together", type=int, default=16, help="rows of one vmap of torch.func")
+    asked = parser.parse_args()
+    if not asked.json:
+        print(
+            "the images are " + ("of CIFAR-10" if asked.data else "random: times are right, networks are not")
+        )
+        print(f"{'benchmark':<32}{'ours, s':>9}{'other, s':>9}{'ratio':>8}{'goal':>6}")
+    for found in measure(asked):
+        if asked.json:
+            print(json.dumps(found), flush=True)
+            continue
+        ours, other, goal = (found.get(of) or "" for of in ("seconds", "seconds_of_other", "goal"))
+        print(f"{found['benchmark']:<32}{ours:>9}{other:>9}{found['ratio']:>8}{goal:>6}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

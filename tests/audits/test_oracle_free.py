@@ -12,7 +12,7 @@ ROWS = {"forget": 40, "retain": 200, "holdout": 50}
 
 
 def said(gone=None, **right):
-    """A model that is right on the first so many rows of each view; ``gone``: the class of all forget rows."""
+    """A model that is right on the first so many rows of each view; ``gone``: the class of forget rows."""
     views = {}
     for i, (view, n) in enumerate(ROWS.items()):
         labels = np.arange(n) % 3

@@ -74,11 +74,11 @@ def test_the_share_of_clamped_weights_is_of_those_that_may_move():
     trace = apply(Fisher(clamp=clamp), start, RUN).trace
     assert trace.notes["clamped"] == (float((inverse > clamp).double().mean()),)
     without = torch.cat([(1 / found[name])[kept[name]] for name in found if name not in NORM])
-    trace = apply(Fisher(clamp=clamp, norms=0.0), start, RUN).trace
+    trace = apply(Fisher(clamp=clamp, norm_factor=0.0), start, RUN).trace
     assert trace.notes["clamped"] == (float((without > clamp).double().mean()),)
 
 
-@pytest.mark.parametrize(("knob", "names"), [("norms", NORM), ("head", HEAD)])
+@pytest.mark.parametrize(("knob", "names"), [("norm_factor", NORM), ("head_factor", HEAD)])
 def test_norm_layers_and_the_head_by_a_factor(knob, names):
     start = PROBLEM.state()
     plain, more, none = (moved(Fisher(noise=1e-4, **{knob: factor}), start) for factor in (1.0, 9.0, 0.0))
@@ -136,7 +136,7 @@ class Scaled(nn.Module):
 def test_a_head_that_cannot_be_found_is_asked_for_only_where_it_counts():
     start = State.of(Scaled, PROBLEM.split, RUN)
     apply(Fisher(), start, RUN)
-    for knobs in ({"head": 10.0}, {"forgotten": "reset"}):
+    for knobs in ({"head_factor": 10.0}, {"forgotten": "reset"}):
         with pytest.raises(DataError, match=r"a head that is a torch\.nn\.Linear"):
             apply(Fisher(**knobs), start, RUN)
 

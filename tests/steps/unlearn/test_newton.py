@@ -42,7 +42,7 @@ def test_the_way_does_not_matter():
     other = PROBLEM.state()
     with torch.no_grad():
         other.model[4].weight.fill_(5.0)
-    first, second = (apply(Newton(l2=0.01), s, RUN).state.model[4].weight for s in (start, other))
+    first, second = (apply(Newton(l2=0.01), s, RUN).state.model[4].weight.detach() for s in (start, other))
     assert float((first - second).abs().max()) < 2 * 1e-9 / 0.01
 
 

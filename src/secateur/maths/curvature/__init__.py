@@ -7,6 +7,7 @@ Every pass over rows is a sum, so that an all-reduce can join it.
 
 from secateur.maths.curvature.eigen import Eigenvalue, top_eigenvalue
 from secateur.maths.curvature.fisher import diagonal_fisher
+from secateur.maths.curvature.mean import mean_gradient
 from secateur.maths.curvature.passes import Batches, Chunk, Pass
 from secateur.maths.curvature.products import Curvature, Product, ggn_product, hessian_product
 from secateur.maths.curvature.samples import sample_gradients
@@ -23,6 +24,7 @@ __all__ = [
     "diagonal_fisher",
     "ggn_product",
     "hessian_product",
+    "mean_gradient",
     "sample_gradients",
     "solve",
     "top_eigenvalue",

@@ -20,7 +20,8 @@ class Eigenvalue:
 
     Attributes:
         value: With its sign; its magnitude is the largest singular value.
-        residual: ||A x - value x|| for the unit vector x found: some eigenvalue lies within it of ``value``.
+        residual: ||A x - value x|| for the unit vector x found, at least the rounding of the type: some
+            eigenvalue lies within it of ``value``.
         iterations: Products taken.
     """
 
@@ -69,7 +70,7 @@ def top_eigenvalue(
     basis[0] = start / start.norm()
     diagonal: list[float] = []
     beside: list[float] = []
-    value, residual = 0.0, math.inf
+    value, residual, eps = 0.0, math.inf, torch.finfo(first.dtype).eps
     for k in range(len(basis)):
         image = flat.pack(product(flat.unpack(basis[k])))
         if not bool(image.isfinite().all()):
@@ -86,9 +87,9 @@ def top_eigenvalue(
         top = int(values.abs().argmax())
         value, residual = float(values[top]), beta * abs(float(vectors[-1, top]))
         scale = float(values.abs().max())
-        closed = beta <= 100 * torch.finfo(first.dtype).eps * scale  # all that the start can see
+        closed = beta <= 100 * eps * scale  # all that the start can see
         if closed or residual <= tolerance * abs(value) or k + 1 == len(basis):
             break
         beside.append(beta)
         basis[k + 1] = image / beta
-    return Eigenvalue(value, residual, len(diagonal))
+    return Eigenvalue(value, max(residual, eps * scale), len(diagonal))

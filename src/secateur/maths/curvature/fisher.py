@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 
-from secateur.errors import DataError, UsageError, nearest
+from secateur.errors import UsageError, nearest
 from secateur.maths.curvature.layers import Layers
-from secateur.maths.curvature.model import (
-    BUDGET,
-    check_finite,
-    check_logits,
-    choose,
-    error_signal,
-    row_bytes,
-    rows_in,
-)
-from secateur.maths.curvature.passes import Chunk, Rows, check_chunk, split
-from secateur.maths.curvature.samples import vmap_rows, vmap_squares
+from secateur.maths.curvature.mean import mean_of, wide_zeros
+from secateur.maths.curvature.model import BUDGET, check_classes, choose, error_signal, look, rows_in
+from secateur.maths.curvature.passes import Batches, Chunk, Pass, Rows, once, row_slice, split
+from secateur.maths.curvature.samples import RowGradients, given
 
 Kind = Literal["expected", "sampled", "empirical"]
-_TOGETHER = 16  # classes whose gradients are held at once
+_TOGETHER = 16  # directions whose gradients are held at once
 
 
 def diagonal_fisher(
     model: nn.Module,
-    batches: Iterable[Chunk],
+    batches: Batches | Pass | Iterable[Chunk],
     *,
     kind: Kind = "expected",
     rng: Generator | None = None,
@@ -44,7 +37,7 @@ def diagonal_fisher(
 
     Args:
         model: Returns logits [b, classes]; not changed.
-        batches: Tuples that begin with x and y; one pass is taken.
+        batches: Tuples that begin with x and y, or a function that starts a pass over them; one is taken.
         kind: Whose classes. "expected": all of them, weighted by the model's own probabilities, which costs a
             backward pass for each; "sampled": one for each row, drawn from these (unbiased, one
             backward pass); "empirical": y.
@@ -58,8 +51,8 @@ def diagonal_fisher(
     Raises:
         DataError: There is no row, or a row has no class.
         NotFinite: A gradient is NaN or infinite; the parameter is named.
-        UsageError: There is no parameter to update, batch norm is in training mode, or "sampled" lacks
-            ``rng``.
+        UsageError: There is no parameter to update, batch norm is in training mode, the model is random, or
+            "sampled" lacks ``rng``.
     """
     if kind not in get_args(Kind):
         raise UsageError(f'no Fisher is called "{kind}", {nearest(kind, get_args(Kind))}')
@@ -69,71 +62,69 @@ def diagonal_fisher(
             'stream nobody could draw them again; give a CPU generator, or take kind="expected"'
         )
     weights = choose(model, names)
-    sums = {name: torch.zeros_like(w) for name, w in weights.items()}
-    layers, size, rows = None, 1, 0
-    for chunk in batches:
-        check_chunk(chunk)
-        if not len(chunk[1]):
-            continue
-        if layers is None:
-            layers = Layers(model, weights, chunk[0])
-            size = _rows_at_once(layers, chunk[0], 1 if kind != "expected" else _TOGETHER, budget)
-        for x, y in split(chunk, size):
-            _add(layers, x, y, kind, rng, budget, sums)
+    sums, rows = wide_zeros(weights), 0
+    squares: _Squares | None = None
+    for chunk in once(batches):
+        squares = squares or _Squares(model, weights, chunk[0], kind, budget)
+        for x, y in split(chunk, squares.size):
+            for name, value in squares.of(x, y, rng):
+                sums[name] += value
             rows += len(y)
-    if not rows:
-        raise DataError("expected at least one row, got none: no Fisher information comes from nothing")
-    check_finite(sums)
-    return {name: value / rows for name, value in sums.items()}
+    return mean_of(sums, rows, weights, "gradient")
 
 
-def _rows_at_once(layers: Layers, x: Rows, directions: int, budget: float) -> int:
-    each = row_bytes(layers.model, layers.weights, x) + layers.row_bytes(x, directions)
-    return rows_in(budget / 2, each)  # the other half is for products of one layer
+class _Squares:
+    """Sums over rows of squared gradients: by layers where it can be, or row by row."""
+
+    def __init__(
+        self, model: nn.Module, weights: Mapping[str, Tensor], x: Rows, kind: Kind, budget: float
+    ) -> None:
+        self._model, self._weights, self._kind, self._budget = model, weights, kind, budget
+        each = look(model, weights, x)
+        self._layers = Layers(model, weights, x)
+        self._others: dict[frozenset[str], RowGradients] = {}
+        directions = min(_TOGETHER, self._layers.classes) if kind == "expected" else 1
+        # the other half is for products of one layer
+        self.size = rows_in(budget / 2, each + self._layers.row_bytes(x, directions))
+
+    def of(self, x: Rows, y: Tensor, rng: Generator | None) -> Iterator[tuple[str, Tensor]]:
+        """Names, each as often as there are parts of its sum."""
+        seen = self._layers.forward(x)
+        check_classes(seen.logits, y)
+        labels, scales = _directions(seen.logits, y, self._kind, rng)
+        rest = frozenset(self._weights) - (self._layers.names & seen.whole) - seen.unused
+        if rest and rest not in self._others:
+            self._others[rest] = RowGradients(
+                self._model, {n: self._weights[n] for n in self._weights if n in rest}, x
+            )
+        for start in range(0, len(labels), _TOGETHER):
+            at = slice(start, start + _TOGETHER)
+            signals = [
+                error_signal(seen.logits, label) * scale[:, None]
+                for label, scale in zip(labels[at], scales[at], strict=True)
+            ]
+            last = start + _TOGETHER >= len(labels)
+            yield from self._layers.squares(seen, signals, self._budget / 2, last=last)
+            if rest:
+                yield from self._general(self._others[rest], x, torch.stack(signals, 1))
+
+    def _general(self, gradients: RowGradients, x: Rows, signals: Tensor) -> Iterator[tuple[str, Tensor]]:
+        size = gradients.rows_in(self._budget, signals.shape[1])
+        for start in range(0, len(signals), size):
+            at = slice(start, start + size)
+            for name, value in gradients(row_slice(x, at), signals[at], given).items():
+                yield name, value.square().sum((0, 1))
 
 
-def _add(
-    layers: Layers,
-    x: Rows,
-    y: Tensor,
-    kind: Kind,
-    rng: Generator | None,
-    budget: float,
-    sums: dict[str, Tensor],
-) -> None:
-    """Add a chunk's squared gradients to the sums."""
-    logits, seen = layers.forward(x)
-    check_logits(logits, y)
-    signals = _signals(logits, y, kind, rng)
-    rest: set[str] = set(sums)
-    for start in range(0, len(signals), _TOGETHER):
-        part = signals[start : start + _TOGETHER]
-        last = start + _TOGETHER >= len(signals)
-        found = layers.squares(seen, part, budget / 2, last=last)
-        for name, value in found.items():
-            sums[name] += value
-        rest -= set(found)
-    if rest:
-        weights = {name: layers.weights[name] for name in sums if name in rest}
-        for start in range(0, len(signals), _TOGETHER):
-            part = signals[start : start + _TOGETHER]
-            size = vmap_rows(layers.model, weights, x, len(part), budget)
-            for at, (few, _) in enumerate(split((x, y), size)):
-                signal = torch.stack([s[at * size : (at + 1) * size] for s in part])
-                for name, value in vmap_squares(layers.model, weights, few, signal).items():
-                    sums[name] += value
-
-
-def _signals(logits: Tensor, y: Tensor, kind: Kind, rng: Generator | None) -> list[Tensor]:
-    """Gradients in the logits, one [b, classes] for each direction; their squares add up to the Fisher."""
-    if kind == "empirical":
-        return [error_signal(logits, y)]
+def _directions(logits: Tensor, y: Tensor, kind: Kind, rng: Generator | None) -> tuple[Tensor, Tensor]:
+    """Classes and scales [directions, b]; the squares of scaled gradients at them add up to the Fisher."""
+    if kind == "expected":
+        labels = torch.arange(logits.shape[1], device=y.device)[:, None].expand(-1, len(y))
+        return labels, logits.softmax(1).T.sqrt()
     if kind == "sampled":
         # torch.multinomial draws otherwise when the rows are cut otherwise; this draws one number a row
         chances = logits.cpu().double().softmax(1).cumsum(1)
         points = torch.rand(len(y), 1, generator=rng, dtype=torch.float64) * chances[:, -1:]
         drawn = torch.searchsorted(chances, points, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-        return [error_signal(logits, drawn.to(y.device))]
-    chances = logits.softmax(1)
-    each = torch.arange(logits.shape[1], device=y.device)
-    return [error_signal(logits, c.expand(len(y))) * chances[:, int(c), None].sqrt() for c in each]
+        y = drawn.to(y.device)
+    return y[None], torch.ones_like(y[None], dtype=logits.dtype)

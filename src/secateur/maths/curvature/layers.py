@@ -11,28 +11,29 @@ over rows and directions, is had in one of two ways, whichever takes fewer multi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.maths.curvature.model import logits_of
+from secateur.maths.curvature.model import agreeing, logits_of, probe_signal, pull
 from secateur.maths.curvature.passes import Rows, row_slice
 
-_AGREE = 1e-2  # far above rounding, far below what a second use of a weight does
 _PROBES = 3
 
 
 class Layers:
     """The parameters of a model that are had by layers; those that are not go the general way.
 
-    A parameter is taken when, for each of the first rows by itself, the layer's gradient is that of autograd.
-    So tied weights, layers used twice, re-parametrised ones or ones whose first dimension is not the rows
-    fall out by themselves.
+    A parameter is taken when, for each of the first rows by itself, the layer's gradient is that of autograd:
+    so layers that are hooked or patched, or whose first dimension is not the rows, fall out by themselves.
+    Whether a weight is used elsewhere too, in any chunk, is read off the chunk's graph: see ``Seen``.
 
     Args:
         model: In evaluation mode.
@@ -47,53 +48,45 @@ class Layers:
             for path, module in model.named_modules()
             if _simple(module) and any(_join(path, part) in weights for part in ("weight", "bias"))
         }
-        self.names: set[str] = set()
-        self._probe(x)
+        self.names, self.classes = set(weights), 0
+        count = len(x if isinstance(x, Tensor) else next(iter(x.values())))
+        for i in range(min(count, _PROBES)):
+            self.names &= self._probe(row_slice(x, slice(i, i + 1)))
         owners = {name.rpartition(".")[0] for name in self.names}
         self._layers = {path: module for path, module in self._layers.items() if path in owners}
 
-    def _probe(self, x: Rows) -> None:
-        count = len(x if isinstance(x, Tensor) else next(iter(x.values())))
-        for i in range(min(count, _PROBES)):
-            row = row_slice(x, slice(i, i + 1))
-            logits, seen = self.forward(row)
-            along = torch.cos(torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype))[None]
-            found = {}
-            for name, x_in, gradients in seen.pull([along]):
-                module, part = self._layers[name.rpartition(".")[0]], name.rpartition(".")[2]
-                found[name] = _gradient(module, part, x_in, gradients)[0]
-            free = {name: w.detach().requires_grad_() for name, w in self.weights.items()}
-            with torch.enable_grad():
-                out = (logits_of(self.model, free, row) * along).sum()
-                if not out.requires_grad:  # none of these leads to a logit
-                    return
-                true = torch.autograd.grad(out, list(free.values()), materialize_grads=True)
-            same = {
-                name
-                for name, g in zip(free, true, strict=True)
-                if name in found and bool((found[name] - g).norm() <= _AGREE * g.norm())
-            }
-            self.names = same if i == 0 else self.names & same
+    def _probe(self, row: Rows) -> set[str]:
+        seen = self.forward(row)
+        self.classes = seen.logits.shape[1]
+        signal = probe_signal(seen.logits)
+        found = {
+            name: _gradient(*self._part(name), x, gradients)[0]
+            for name, x, gradients in seen.pull(self.names, [signal], last=False)
+        }
+        return agreeing(found, pull(seen.graph, seen.leaves, signal))
 
-    def forward(self, x: Rows) -> tuple[Tensor, Seen]:
-        """Logits [b, classes], and what the layers saw."""
-        seen = Seen(self.weights)
-        handles = [
-            module.register_forward_hook(partial(seen.note, path)) for path, module in self._layers.items()
+    def _part(self, name: str) -> tuple[nn.Module, str]:
+        path, _, part = name.rpartition(".")
+        return self._layers[path], part
+
+    def forward(self, x: Rows) -> Seen:
+        """One pass over some rows."""
+        seen = Seen({name: w.detach().requires_grad_() for name, w in self.weights.items()})
+        handles = [  # before the hooks of others, which may hand on another output
+            module.register_forward_hook(partial(seen.note, path), prepend=True)
+            for path, module in self._layers.items()
         ]
-        frozen = {name: p.detach() for name, p in self.model.named_parameters()}
         try:
             with torch.enable_grad():
-                logits = logits_of(self.model, frozen, x)
+                seen.finish(logits_of(self.model, seen.leaves, x))
         finally:
             for handle in handles:
                 handle.remove()
-        seen.finish(logits)
-        return logits.detach(), seen
+        return seen
 
     def squares(
-        self, seen: Seen, signals: Sequence[Tensor], budget: float, *, last: bool = True
-    ) -> dict[str, Tensor]:
+        self, seen: Seen, signals: Sequence[Tensor], budget: float, *, last: bool
+    ) -> Iterator[tuple[str, Tensor]]:
         """Sums over rows and directions of squared gradients.
 
         Args:
@@ -102,102 +95,108 @@ class Layers:
             budget: Bytes to work in.
             last: No more signals come, so the graph may go.
 
-        Returns:
-            Name to sums, in the shape of the parameter; what is missing goes the general way.
+        Yields:
+            Names that are in ``names`` and ``seen.whole``, and sums in the shape of the parameter.
         """
-        found = {}
-        for name, x, gradients in seen.pull(signals, last=last):
-            if name not in self.names:
-                continue
-            path, _, part = name.rpartition(".")
-            found[name] = _squares(self._layers[path], part, x, gradients, budget)
-        return found
+        for name, x, gradients in seen.pull(self.names, signals, last=last):
+            yield name, _squares(*self._part(name), x, gradients, budget)
 
     def row_bytes(self, x: Rows, directions: int) -> int:
         """What one row takes beside autograd's share."""
-        _, seen = self.forward(row_slice(x, slice(0, 1)))
-        outputs, work = seen.bytes()
-        return outputs * (1 + directions) + work * 2
+        seen = self.forward(row_slice(x, slice(0, 1)))
+        outputs = sum(shape.numel() for shape in seen.shapes.values()) * seen.logits.element_size()
+        unfolded = [x.nbytes * _taps(self._layers[path]) for path, x in seen.inputs.items()]
+        return outputs * (1 + directions) + 2 * max(unfolded, default=0)
 
 
 class Seen:
-    """What layers saw in one forward pass: their inputs, and the graph behind their outputs.
+    """One forward pass: what went into the layers, and the places in autograd's graph where it came out.
 
     Args:
-        weights: The parameters that count.
+        leaves: The parameters, requiring gradients.
+
+    Attributes:
+        logits: [b, classes].
+        graph: The same, with a graph.
+        inputs: Path of a layer to what went in.
+        shapes: Path of a layer to the shape of what came out.
+        whole: Parameters whose layer was called once and saw all rows, and that are used nowhere else: the
+            graph of the logits has one edge to them, and goes through the layer's output.
+        unused: Parameters from which nothing leads to the logits.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._weights = weights
-        self._leaves: list[Tensor] = []
-        self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
-        self._shapes: dict[str, torch.Size] = {}
-        self._caught: dict[str, Tensor] = {}
-        self._logits: Tensor | None = None
-        self._twice: set[str] = set()
+    def __init__(self, leaves: dict[str, Tensor]) -> None:
+        self.leaves = leaves
+        self.inputs: dict[str, Tensor] = {}
+        self.shapes: dict[str, torch.Size] = {}
+        self.whole: set[str] = set()
+        self.unused: set[str] = set()
+        self._edges: dict[str, GradientEdge] = {}
+        self._odd: set[str] = set()
 
-    def note(self, path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def note(self, path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep what one layer saw; a forward hook."""
-        if path in self._inputs or not inputs or not torch.is_grad_enabled():
-            self._twice.add(path)
-            return None
-        self._inputs[path] = (module, inputs[0].detach())
-        self._shapes[path] = output.shape
-        replaced = None
-        if not output.requires_grad:  # weights are constants, so a graph has to begin somewhere
-            leaf = output.detach().requires_grad_()
-            self._leaves.append(leaf)
-            replaced = output = leaf.clone()  # a leaf could not be overwritten by the next layer
-        # on the tensor, not by the end of the pass: an activation in place makes another tensor of it
-        output.register_hook(partial(self._catch, path))  # type: ignore[no-untyped-call]
-        return replaced
-
-    def _catch(self, path: str, gradient: Tensor) -> None:
-        self._caught[path] = gradient.detach()
+        if path in self.inputs or not inputs or not output.requires_grad:
+            self._odd.add(path)
+            return
+        # an edge, not the tensor: an activation in place makes another tensor of it
+        self.inputs[path], self._edges[path] = inputs[0].detach(), get_gradient_edge(output)
+        self.shapes[path] = output.shape
 
     def finish(self, logits: Tensor) -> None:
-        """The end of the pass."""
-        self._logits = logits
+        """Look through the graph."""
+        self.graph, self.logits = logits, logits.detach()
+        edges = _edges_to(logits)
+        counts = {name: edges[get_gradient_edge(leaf).node] for name, leaf in self.leaves.items()}
+        self.unused = {name for name, count in counts.items() if not count}
+        rows = len(logits)
+        for path, x in self.inputs.items():
+            once = path not in self._odd and edges[self._edges[path].node]
+            if once and len(x) == rows and self.shapes[path][0] == rows:
+                names = [_join(path, part) for part in ("weight", "bias")]
+                self.whole |= {name for name in names if counts.get(name) == 1}
 
-    def bytes(self) -> tuple[int, int]:
-        """Bytes of all outputs, and those of the largest unfolded input."""
-        outputs, work = 0, 0
-        for path, (module, x) in self._inputs.items():
-            outputs += self._shapes[path].numel() * x.element_size()
-            taps = module.weight[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
-            work = max(work, x.nbytes * taps)
-        return outputs, work
-
-    def pull(self, signals: Sequence[Tensor], *, last: bool = True) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def pull(
+        self, names: set[str], signals: Sequence[Tensor], *, last: bool
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Back from the logits.
 
         Args:
+            names: Which parameters, of those that are whole.
             signals: Gradients in the logits, one [b, classes] for each direction.
             last: The graph may go.
 
         Yields:
             Parameter name, the layer's input [b, ...] and the gradients of its output [directions, b, ...].
         """
-        logits = self._logits
-        if logits is None or not logits.requires_grad:
+        taken = self.whole & names
+        paths = [path for path in self.inputs if any(_join(path, p) in taken for p in ("weight", "bias"))]
+        if not paths:
             return
-        caught: dict[str, list[Tensor]] = {path: [] for path in self._inputs}
-        for i, signal in enumerate(signals):
-            self._caught = {}
-            more = not last or i + 1 < len(signals)
-            torch.autograd.grad(logits, self._leaves, signal, retain_graph=more, allow_unused=True)
-            for path, parts in caught.items():
-                zeros = (signal.new_zeros(1)).expand(self._shapes[path])  # nothing leads from it to a logit
-                parts.append(self._caught.get(path, zeros))
-        self._caught = {}
-        for path, (_, x) in self._inputs.items():
-            parts = caught.pop(path)
-            if path in self._twice or len(x) != len(logits) or self._shapes[path][0] != len(logits):
-                continue
-            stacked = torch.stack(parts) if len(parts) > 1 else parts[0][None]
-            for part in ("weight", "bias"):
-                if _join(path, part) in self._weights:
-                    yield _join(path, part), x, stacked
+        edges = [self._edges[path] for path in paths]
+        parts = [
+            torch.autograd.grad(self.graph, edges, signal, retain_graph=not last or i + 1 < len(signals))
+            for i, signal in enumerate(signals)
+        ]
+        for i, path in enumerate(paths):
+            gradients = [part[i] for part in parts]
+            stacked = torch.stack(gradients) if len(gradients) > 1 else gradients[0][None]
+            for name in (_join(path, "weight"), _join(path, "bias")):
+                if name in taken:
+                    yield name, self.inputs[path], stacked
+
+
+def _edges_to(logits: Tensor) -> Counter[Node]:
+    """How many edges of the graph behind the logits lead to each of its nodes; one to its end."""
+    stack = [logits.grad_fn] if logits.grad_fn else []
+    found = Counter(stack)
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node:
+                if node not in found:
+                    stack.append(node)
+                found[node] += 1
+    return found
 
 
 def _join(path: str, part: str) -> str:
@@ -244,6 +243,10 @@ def _unfold(conv: nn.Conv2d, x: Tensor) -> Tensor:
     for i in range(2):
         seen = seen.unfold(2 + i, conv.kernel_size[i], conv.stride[i])
     return seen.permute(0, 1, 4, 5, 2, 3).reshape(len(x), x.shape[1] * conv.weight[0, 0].numel(), -1)
+
+
+def _taps(module: nn.Module) -> int:
+    return module.weight[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
 
 
 def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:

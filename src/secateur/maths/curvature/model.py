@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from secateur.errors import DataError, NotFinite, UsageError, nearest
 from secateur.maths.curvature.passes import Rows, row_slice
@@ -48,38 +46,88 @@ def choose(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
                 "the batch: a row's gradient would then depend on its neighbours (and one row alone has no "
                 "variance); call model.eval() first"
             )
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
-            raise UsageError(
-                f'expected a model that answers the same twice, got dropout "{path}" in training mode: each '
-                "pass would see another matrix; call model.eval() first"
-            )
     return {name: known[name].detach() for name in chosen}
 
 
 def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Rows) -> Tensor:
-    """Logits [b, classes] under these weights, the others as they are but constant."""
+    """What the model says, with copies of x and of its buffers in case that it writes into them.
+
+    Args:
+        model: The model.
+        weights: Parameters, by name; the others are as they are, and constant.
+        x: Rows.
+
+    Returns:
+        Logits [b, classes].
+
+    Raises:
+        DataError: It says something else.
+    """
     rest = {name: p.detach() for name, p in model.named_parameters() if name not in weights}
-    logits: Tensor = functional_call(model, {**rest, **weights}, (x,))
+    rest |= {name: b.clone() for name, b in model.named_buffers() if name not in weights}
+    rows = x.clone() if isinstance(x, Tensor) else {name: value.clone() for name, value in x.items()}
+    count = len(x if isinstance(x, Tensor) else next(iter(x.values())))
+    logits = functional_call(model, {**rest, **weights}, (rows,))
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise DataError(
+            f"expected logits [{count}, classes], got {got}: cross-entropy needs one score for each class; "
+            "wrap the model in a module that returns the logits alone"
+        )
     return logits
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Check what the model said.
+def pull(
+    logits: Tensor,
+    weights: Mapping[str, Tensor],
+    signal: Tensor | None = None,
+    *,
+    keep: bool = False,
+    graph: bool = False,
+) -> dict[str, Tensor]:
+    """J' s, with J the derivative of the logits.
 
     Args:
-        logits: From the model.
-        y: The classes [b].
+        logits: With a graph, or without one where no weight leads to them.
+        weights: Name to the leaves of that graph.
+        signal: s [b, classes]; none for a scalar.
+        keep: The graph is needed again.
+        graph: The result is differentiated too.
 
-    Raises:
-        DataError: These are no logits [b, classes], or a class has none.
+    Returns:
+        Name to the sum over rows.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y):
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(
-            f"expected logits [{len(y)}, classes], got {got}: cross-entropy needs one score for each class; "
-            "wrap the model in a module that returns the logits alone"
-        )
-    check_classes(logits, y)
+    leaves = list(weights.values())
+    if not logits.requires_grad:
+        return {name: torch.zeros_like(w) for name, w in weights.items()}
+    parts = torch.autograd.grad(
+        logits, leaves, signal, retain_graph=keep or graph, create_graph=graph, materialize_grads=True
+    )
+    return dict(zip(weights, parts, strict=True))
+
+
+def agreeing(found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> set[str]:
+    """The names under which two ways to a gradient agree.
+
+    Args:
+        found: Name to a gradient.
+        true: Name to what it should be.
+
+    Returns:
+        Those far nearer than any fault would be, and those that are nothing but rounding.
+    """
+    whole = sum(float(value.norm()) ** 2 for value in true.values()) ** 0.5
+    return {
+        name
+        for name, value in found.items()
+        if float((value - true[name]).norm())
+        <= 1e-2 * float(true[name].norm()) + 100 * torch.finfo(value.dtype).eps * whole
+    }
+
+
+def probe_signal(logits: Tensor) -> Tensor:
+    """A gradient in the logits that is like no other: [b, classes]."""
+    return torch.arange(logits.numel(), dtype=logits.dtype, device=logits.device).cos().view_as(logits)
 
 
 def check_classes(logits: Tensor, y: Tensor) -> None:
@@ -124,9 +172,26 @@ def check_finite(found: Mapping[str, Tensor], what: str = "gradient") -> None:
             )
 
 
-def row_bytes(model: nn.Module, weights: Mapping[str, Tensor], x: Rows) -> int:
-    """What autograd keeps of one row."""
-    known = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+def look(model: nn.Module, weights: Mapping[str, Tensor], x: Rows) -> int:
+    """Look at one row, before anything else does.
+
+    Args:
+        model: The model.
+        weights: The parameters that a gradient is taken in.
+        x: Rows, of which the first is taken.
+
+    Returns:
+        How many bytes autograd keeps of it.
+
+    Raises:
+        DataError: The model does not return logits.
+        UsageError: It draws random numbers, or writes into its parameters.
+    """
+    one = row_slice(x, slice(0, 1))
+    inputs = [one] if isinstance(one, Tensor) else list(one.values())
+    own = {name: t.detach().clone() for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    free = {name: t.requires_grad_(name in weights) for name, t in own.items()}
+    known = {t.untyped_storage().data_ptr() for t in own.values()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -135,15 +200,29 @@ def row_bytes(model: nn.Module, weights: Mapping[str, Tensor], x: Rows) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def unpack(tensor: Any) -> Any:
-        return tensor
-
-    free = {name: w.detach().requires_grad_() for name, w in weights.items()}
-    one = row_slice(x, slice(0, 1))
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        logits_of(model, free, one)
-    inputs = [one] if isinstance(one, Tensor) else one.values()
+    devices = list({value.device for value in inputs if value.is_cuda})
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        before = _streams(devices)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits_of(model, free, one)
+        drew = any(not torch.equal(a, b) for a, b in zip(before, _streams(devices), strict=True))
+    if drew:
+        raise UsageError(
+            "expected a model that answers the same twice, got one that draws random numbers (dropout in "
+            "training mode?): each pass would see another matrix; call model.eval() first"
+        )
+    for name, _ in model.named_parameters():
+        if own[name]._version:
+            raise UsageError(
+                f'expected a model that leaves its parameters alone, got one that writes into "{name}" as it '
+                "looks at rows (max_norm of an embedding?): its curvature would be that of another model; "
+                "turn that off"
+            )
     return sum(kept.values()) + sum(value.nbytes for value in inputs)
+
+
+def _streams(devices: Iterable[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def rows_in(budget: float, each: float) -> int:
@@ -160,5 +239,8 @@ def rows_in(budget: float, each: float) -> int:
         UsageError: The budget is none.
     """
     if not budget > 0 or math.isinf(budget):
-        raise UsageError(f"expected a memory budget in bytes above 0, got {budget}: nothing fits into it")
+        raise UsageError(
+            f"expected a finite memory budget above 0, in bytes, got {budget}: rows are cut to fit it; "
+            "give some megabytes"
+        )
     return max(1, int(budget // max(each, 1)))

@@ -16,6 +16,7 @@ Batches = Sequence[Chunk] | Callable[[], Iterable[Chunk]]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ODD = 0x5851F42D4C957F2D
+_AT_ONCE = 256  # rows in one sum of bits: as 64-bit integers, images take eight times their room
 
 
 def row_slice(x: Rows, at: slice) -> Rows:
@@ -24,11 +25,11 @@ def row_slice(x: Rows, at: slice) -> Rows:
 
 
 def split(chunk: Chunk, rows: int) -> Iterator[tuple[Rows, Tensor]]:
-    """A chunk in parts of at most so many rows."""
+    """A chunk in parts of at most so many rows, the classes as indices."""
     x, y = chunk[0], chunk[1]
     for start in range(0, len(y), rows):
         at = slice(start, start + rows)
-        yield row_slice(x, at), y[at]
+        yield row_slice(x, at), y[at].long()
 
 
 def check_chunk(chunk: Chunk) -> None:
@@ -40,14 +41,47 @@ def check_chunk(chunk: Chunk) -> None:
     Raises:
         DataError: It is not.
     """
-    x, y = chunk[0], chunk[1]
-    sizes = {len(value) for value in ([x] if isinstance(x, Tensor) else x.values())}
-    whole = isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex()
-    if not whole or y.ndim != 1 or sizes != {len(y)}:
-        got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+    if not isinstance(chunk, (tuple, list)) or len(chunk) < 2:
         raise DataError(
-            f"expected one class for each row, as integers [b], got {got} for {sorted(sizes)} rows of x: "
-            "cross-entropy is that of one class; hand over chunks (x, y)"
+            f"expected chunks (x, y), got {type(chunk).__name__}: rows come with their classes; hand over "
+            "a list of tuples"
+        )
+    x, y = chunk[0], chunk[1]
+    parts = list(x.values()) if isinstance(x, Mapping) else [x]
+    plain = all(isinstance(part, Tensor) for part in parts)
+    whole = isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex()
+    if not plain or not whole or y.ndim != 1 or {len(part) for part in parts} != {len(y)}:
+        shapes = [
+            f"{p.dtype} {list(p.shape)}" if isinstance(p, Tensor) else type(p).__name__ for p in (*parts, y)
+        ]
+        raise DataError(
+            "expected x as a tensor [b, ...] or a mapping of them, and y as integers [b], got "
+            f"{', '.join(shapes)}: cross-entropy is that of one class for each row; hand over such chunks"
+        )
+
+
+def once(batches: Iterable[Chunk] | Callable[[], Iterable[Chunk]]) -> Iterator[Chunk]:
+    """One pass.
+
+    Args:
+        batches: Chunks, or a function that starts a pass over them.
+
+    Yields:
+        Each chunk of at least one row, as it came.
+
+    Raises:
+        DataError: There is no row, or a chunk is not rows with their classes.
+    """
+    empty = True
+    for chunk in batches() if callable(batches) else batches:
+        check_chunk(chunk)
+        if len(chunk[1]):
+            empty = False
+            yield chunk
+    if empty:
+        raise DataError(
+            "expected at least one row, got none: nothing is known of a loss over no rows; hand over chunks "
+            "(x, y) that hold some"
         )
 
 
@@ -65,16 +99,13 @@ class Pass:
     """
 
     def __init__(self, batches: Batches) -> None:
-        if callable(batches):
-            self._start = batches
-        elif isinstance(batches, Sequence):
-            self._start = lambda: batches
-        else:
+        if not callable(batches) and not isinstance(batches, Sequence):
             raise UsageError(
                 f"expected a list of chunks or a function that starts a pass over them, got "
                 f"{type(batches).__name__}: a product needs the same rows once for each vector, and an "
                 "iterator is spent after one pass; wrap it, as in lambda: view.once()"
             )
+        self._batches = batches
         self._rows: int | None = None
         self._digest: int | None = None
 
@@ -96,15 +127,11 @@ class Pass:
             DataError: There is no row, or the pass is not the one that came first.
         """
         rows, digest = 0, 0
-        for chunk in self._start():
-            check_chunk(chunk)
-            if not len(chunk[1]):
-                continue
-            digest = _wrap(digest + _digest(chunk, rows))
-            rows += len(chunk[1])
+        for chunk in once(self._batches):
+            for x, y in split(chunk, _AT_ONCE):
+                digest = _wrap(digest + _digest(x, y, rows))
+                rows += len(y)
             yield chunk
-        if not rows:
-            raise DataError("expected at least one row, got none: no curvature is known from nothing")
         if self._rows is None:
             self._rows, self._digest = rows, digest
         elif (rows, digest) != (self._rows, self._digest):
@@ -120,8 +147,7 @@ def _wrap(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-def _digest(chunk: Chunk, before: int) -> int:
-    x, y = chunk[0], chunk[1]
+def _digest(x: Rows, y: Tensor, before: int) -> int:
     parts = [x] if isinstance(x, Tensor) else [x[name] for name in sorted(x)]
     total = torch.zeros(len(y), dtype=torch.int64, device=y.device)
     for i, part in enumerate([*parts, y]):

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.errors import UsageError, nearest
-from secateur.maths.curvature.model import (
-    BUDGET,
-    check_finite,
-    check_logits,
-    choose,
-    logits_of,
-    row_bytes,
-    rows_in,
-)
-from secateur.maths.curvature.passes import Batches, Pass, Rows, split
+from secateur.maths.curvature.mean import mean_over_rows
+from secateur.maths.curvature.model import BUDGET, check_classes, choose, error_signal, logits_of, pull
+from secateur.maths.curvature.passes import Batches, Pass, Rows
 
 Vectors = Mapping[str, Tensor]
 Product = Callable[[Vectors], dict[str, Tensor]]
@@ -51,7 +44,7 @@ def hessian_product(
     Raises:
         DataError: There is no row, a row has no class, or the pass changed.
         NotFinite: The product is NaN or infinite; the parameter is named.
-        UsageError: There is no parameter to update, or batch norm is in training mode.
+        UsageError: There is no parameter to update, batch norm is in training mode, or the model is random.
     """
     return _product(model, batches, vectors, "hessian", budget)
 
@@ -118,46 +111,43 @@ def _product(
 ) -> dict[str, Tensor]:
     weights = choose(model, vectors)
     check_shapes(vectors, weights)
-    sums = {name: torch.zeros_like(w) for name, w in weights.items()}
-    size, rows = 0, 0
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        for chunk in as_pass(batches):
-            if not size:
-                size = rows_in(budget, _COPIES[kind] * row_bytes(model, weights, chunk[0]))
-            for x, y in split(chunk, size):
-                free = {name: w.requires_grad_() for name, w in weights.items()}
-                for name, part in zip(free, _sums(model, free, x, y, vectors, kind), strict=True):
-                    sums[name] += part
-                rows += len(y)
-    check_finite(sums, "product")
-    return {name: value / rows for name, value in sums.items()}
+
+    def part(free: Mapping[str, Tensor], x: Rows, y: Tensor) -> dict[str, Tensor]:
+        logits = logits_of(model, free, x)
+        check_classes(logits, y)
+        if kind == "hessian":
+            slopes = pull(logits, free, error_signal(logits, y), graph=True)
+            return pull(_dot(slopes, vectors), free)
+        return _bent(model, free, x, vectors, logits)
+
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        return mean_over_rows(model, weights, as_pass(batches), part, budget / _COPIES[kind], "product")
 
 
-def _sums(
-    model: nn.Module, free: Mapping[str, Tensor], x: Rows, y: Tensor, vectors: Vectors, kind: Matrix
-) -> Iterable[Tensor]:
-    """The product of a chunk's summed curvature."""
-    logits = logits_of(model, free, x)
-    check_logits(logits, y)
-    leaves, along = list(free.values()), [vectors[name] for name in free]
-    if not logits.requires_grad:  # none of these leads to a logit
-        return [torch.zeros_like(w) for w in leaves]
-    if kind == "hessian":
-        loss = functional.cross_entropy(logits, y, reduction="sum")
-        slopes = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
-        dot = torch.stack([(g * v).sum() for g, v in zip(slopes, along, strict=True)]).sum()
-        if not dot.requires_grad:
-            return [torch.zeros_like(w) for w in leaves]
-        return torch.autograd.grad(dot, leaves, materialize_grads=True)
-    try:
-        pushed = _push(model, free, x, vectors)
-    except (NotImplementedError, RuntimeError) as error:
-        if "forward" not in str(error) and "jvp" not in str(error):
-            raise
-        pushed = _push_in_reverse(logits, leaves, along)
+def _dot(left: Vectors, right: Vectors) -> Tensor:
+    return torch.stack([(value * right[name]).sum() for name, value in left.items()]).sum()
+
+
+def _bent(model: nn.Module, free: Vectors, x: Rows, vectors: Vectors, logits: Tensor) -> dict[str, Tensor]:
+    """J' (diag(p) - p p') J v, summed over rows."""
     p = logits.detach().softmax(1)
-    bent = p * (pushed - (p * pushed).sum(1, keepdim=True))
-    return torch.autograd.grad(logits, leaves, bent, materialize_grads=True)
+
+    def back(pushed: Tensor) -> tuple[dict[str, Tensor], float]:
+        # only differences count; from the likeliest class a confident model keeps its digits
+        pushed = pushed - pushed.gather(1, p.argmax(1, keepdim=True))
+        bent = p * (pushed - (p * pushed).sum(1, keepdim=True))
+        return pull(logits, free, bent, keep=True), float((pushed * bent).sum())
+
+    try:
+        found, height = back(_push(model, free, x, vectors))
+    except (NotImplementedError, RuntimeError):  # an operation without forward mode
+        return back(_push_in_reverse(logits, free, vectors))[0]
+    # v' (J' b) = (J v)' b, unless forward mode sees more than reverse does: it ignores torch.no_grad()
+    size = math.sqrt(float(_dot(found, found)) * float(_dot(vectors, vectors)))
+    eps = torch.finfo(logits.dtype).eps
+    if abs(float(_dot(found, vectors)) - height) > math.sqrt(eps) * height + 100 * eps * size:
+        return back(_push_in_reverse(logits, free, vectors))[0]
+    return found
 
 
 _dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
@@ -177,16 +167,14 @@ def _push(model: nn.Module, weights: Vectors, x: Rows, vectors: Vectors) -> Tens
         return torch.zeros_like(logits_of(model, weights, x)) if tangent is None else tangent
 
 
-def _push_in_reverse(logits: Tensor, leaves: Sequence[Tensor], along: Sequence[Tensor]) -> Tensor:
-    """J v where an operation has no forward mode: J' u is linear in u, and its slope in u along v is J v."""
-    dummy = torch.zeros_like(logits, requires_grad=True)
-    pulled = torch.autograd.grad(logits, leaves, dummy, create_graph=True, materialize_grads=True)
-    dot = torch.stack([(g * v).sum() for g, v in zip(pulled, along, strict=True)]).sum()
-    return torch.autograd.grad(dot, dummy, materialize_grads=True)[0]
+def _push_in_reverse(logits: Tensor, free: Vectors, vectors: Vectors) -> Tensor:
+    """J v in reverse: J' u is linear in u, and its slope in u along v is J v."""
+    u = torch.zeros_like(logits, requires_grad=True)
+    return pull(_dot(pull(logits, free, u, graph=True), vectors), {"u": u})["u"]
 
 
 def check_shapes(vectors: Vectors, weights: Mapping[str, Tensor]) -> None:
-    """Check that vectors are shaped like parameters.
+    """Check that vectors are of the shapes and types of parameters.
 
     Args:
         vectors: Name to tensor.
@@ -196,8 +184,10 @@ def check_shapes(vectors: Vectors, weights: Mapping[str, Tensor]) -> None:
         UsageError: One is not.
     """
     for name, weight in weights.items():
-        if vectors[name].shape != weight.shape:
+        vector = vectors[name]
+        if vector.shape != weight.shape or vector.dtype != weight.dtype:
             raise UsageError(
-                f'expected a vector of shape {tuple(weight.shape)} for "{name}", got '
-                f"{tuple(vectors[name].shape)}: it multiplies that parameter entry by entry; reshape it"
+                f'expected a vector of shape {tuple(weight.shape)} and {weight.dtype} for "{name}", got '
+                f"{tuple(vector.shape)} and {vector.dtype}: it multiplies that parameter entry by entry; "
+                "reshape or convert it"
             )

@@ -28,7 +28,7 @@ class Fisher:
 
     F is the diagonal Fisher information of the retained rows. A network that knows its rows by heart has
     hardly any, so that many weights stand at the clamp: the trace tells the share. The published code is
-    clamp = 1000, average = "inputs", norms = 10, head = 10, and forgotten = "reset" for a class.
+    clamp = 1000, average = "inputs", norm_factor = 10, head_factor = 10, and forgotten = "reset" for a class.
 
     Attributes:
         exponent: The standard deviation goes with F^-exponent: 0.5 as in the published code, 0.25 as in the
@@ -39,8 +39,8 @@ class Fisher:
             one drawn for each row, in a fraction of the time; "empirical", the true ones.
         average: The variance of each weight by itself ("none"), or its mean over all that lead to the same
             output ("inputs").
-        norms: Factor on the variance of scales and shifts of normalisation layers; 0 leaves them alone.
-        head: Factor on the variance of the linear layer that gives the logits; 0 leaves it alone.
+        norm_factor: Factor on the variance of scales and shifts of normalisation layers; 0 leaves them alone.
+        head_factor: Factor on the variance of the linear layer that gives the logits; 0 leaves it alone.
         forgotten: The head's rows of classes without retained rows: "noise" as for the others; "reset" puts
             them at zero first, with the noise of weights without any information.
     """
@@ -58,8 +58,8 @@ class Fisher:
     clamp: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
     kind: Literal["expected", "sampled", "empirical"] = "expected"
     average: Literal["none", "inputs"] = "none"
-    norms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    head: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    norm_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    head_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     forgotten: Literal["noise", "reset"] = "noise"
 
     @torch.no_grad()
@@ -96,11 +96,14 @@ class Fisher:
             if isinstance(module, _NORMS):
                 norms |= {id(p) for p in module.parameters(recurse=False)}
         head = set[int]()
-        if self.head != 1 or self.forgotten == "reset":
+        if self.head_factor != 1 or self.forgotten == "reset":
             path = find_head(model, next(state.retain.once(batch=2)).x)
             head = {id(p) for p in model.get_submodule(path).parameters()}
         return {
-            name: (self.norms if id(p) in norms else self.head if id(p) in head else 1.0, id(p) in head)
+            name: (
+                self.norm_factor if id(p) in norms else self.head_factor if id(p) in head else 1.0,
+                id(p) in head,
+            )
             for name, p in model.named_parameters()
         }
 
