@@ -31,7 +31,7 @@ def tiny_cifar(tmp_path_factory):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_it_stands(path, tmp_path, tiny_cifar):
     store = tmp_path / "store"
-    images = [f"data.path={tiny_cifar}", "data.limit=50"]
+    images = [f"data.path={tiny_cifar}", "data.limit=50", "data.holdout=0.1"]
     plans = expand(load(path, [] if load(path)["data"]["use"] == "digits" else images), source=str(path))
     cells = 1
     for values in tomllib.loads(path.read_text()).get("grid", {}).values():

@@ -1,4 +1,4 @@
-"""Second-order maths of a classifier: Fisher, Hessian, GGN, and what is solved with them.
+"""Second-order maths of a classifier: gradients, Fisher, Hessian, GGN, and what is solved with them.
 
 Rows come as tuples that begin with x and y; the loss is the mean cross-entropy over all of them, in nats.
 Rows must not look at one another, so a model with batch norm comes in evaluation mode. No model is changed.

@@ -84,7 +84,7 @@ class _Squares:
         self._layers = Layers(model, weights, x)
         self._others: dict[frozenset[str], RowGradients] = {}
         directions = min(_TOGETHER, self._layers.classes) if kind == "expected" else 1
-        # the other half is for products of one layer
+        # the other half is for products of one layer, or for rows one by one
         self.size = rows_in(budget / 2, each + self._layers.row_bytes(x, directions))
 
     def of(self, x: Rows, y: Tensor, rng: Generator | None) -> Iterator[tuple[str, Tensor]]:
@@ -109,7 +109,7 @@ class _Squares:
                 yield from self._general(self._others[rest], x, torch.stack(signals, 1))
 
     def _general(self, gradients: RowGradients, x: Rows, signals: Tensor) -> Iterator[tuple[str, Tensor]]:
-        size = gradients.rows_in(self._budget, signals.shape[1])
+        size = gradients.rows_in(self._budget / 2, signals.shape[1])
         for start in range(0, len(signals), size):
             at = slice(start, start + size)
             for name, value in gradients(row_slice(x, at), signals[at], given).items():

@@ -39,6 +39,10 @@ class Layers:
         model: In evaluation mode.
         weights: The parameters, detached.
         x: Some rows.
+
+    Attributes:
+        names: Parameters whose layer's gradient is that of autograd.
+        classes: How many logits a row has.
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], x: Rows) -> None:

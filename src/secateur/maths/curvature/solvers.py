@@ -80,7 +80,7 @@ def solve(
 
     Raises:
         DataError: There is no row, a row has no class, or the pass changed.
-        NotFinite: v, or a gradient, is NaN or infinite; the parameter is named.
+        NotFinite: v, a gradient or the solution is NaN or infinite; the parameter is named.
         UsageError: A knob makes no sense, no coordinate is left, the matrix is singular and not damped, or it
             has negative curvature in spite of damping.
     """
@@ -203,16 +203,17 @@ def _woodfisher(
             f"gradients of {wide} coordinates: they are held together; average more rows (group), take fewer "
             "rows, or smaller blocks"
         )
-    u, wanted = torch.empty_like(right, dtype=torch.float64), right.double()
-    found = torch.empty_like(u)
+    u, wanted = torch.empty_like(right), right.double()
+    found = torch.empty_like(wanted)
     together = max(1, (matrix.budget // 2) // needs) * block
     for first, last in blocks(len(flat), together):
         gradients = _collect(matrix, flat, first, last, count, group)
         for start, stop in blocks(last - first, block):
             g, at = gradients[:, start:stop], slice(first + start, first + stop)
             u[at] = damped_solve(g, wanted[at], damping)
-            found[at] = damping * u[at] + (g @ u[at]) @ g / count
-    return Solution(flat.unpack(u.to(right)), _relative(found, wanted), count)
+            rounded = u[at].double()
+            found[at] = damping * rounded + (g @ rounded) @ g / count
+    return Solution(flat.unpack(u), _relative(found, wanted), count)
 
 
 def _collect(matrix: Curvature, flat: Flat, first: int, last: int, count: int, group: int) -> Tensor:
