@@ -221,6 +221,26 @@ def hooked():
     return model
 
 
+class Wrong(torch.autograd.Function):
+    """The identity, with a wrong rule for vmap."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+    @staticmethod
+    def vmap(info, dims, x):
+        return 2 * x, dims[0]
+
+
 class Cube(torch.autograd.Function):
     """An operation without forward mode, and not for vmap."""
 
@@ -322,6 +342,7 @@ ODD = {
     "half without gradients": two(half_seen, b=nn.Linear(4, 4)),
     "straight through": two(lambda m, x: (z := m.a(x)) + (torch.round(z) - z).detach()),
     "old function": two(lambda m, x: m.b(Cube.apply(m.a(x))), b=nn.PReLU()),
+    "wrong rule": two(lambda m, x: m.b(Wrong.apply(m.a(x))), b=nn.PReLU()),
     "checkpoint": two(lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=False)), b=nn.PReLU()),
     "counting": two(counting, count=nn.Buffer(torch.zeros(4))),
 }
@@ -489,6 +510,8 @@ def test_fast_layers_are_used_where_they_hold_and_nowhere_else():
         "shared.bias"
     }
     assert "embed.weight" not in taken["turned"]
+    model = hooked().double()
+    assert Layers(model, choose(model, None), x).names == choose(model, None).keys()
 
 
 @pytest.mark.parametrize("case", ["convolution", "tokens"])
@@ -666,7 +689,7 @@ def test_vmap_is_used_where_it_holds():
     for case, build in {**NETS, **ODD}.items():
         model, (x, _) = seeded(build), gated_rows()
         gradients = RowGradients(model, choose(model, None), x)
-        slow = case in ("control flow", "recurrent", "old function", "checkpoint")
+        slow = case in ("control flow", "recurrent", "old function", "wrong rule", "checkpoint")
         assert (gradients._way == gradients._loop) == slow, case
 
 
@@ -946,12 +969,13 @@ def test_the_smaller_matrix_gives_the_same_solution(count):
 def test_woodfisher_of_a_single_precision_model_is_not_less_exact():
     model, (x, y) = seeded(smooth).float(), rows()
     v = random_like({name: p.detach() for name, p in model.named_parameters()})
-    damping, g = 1e-6, empirical(model, x.float(), y, 1).double()
+    (each,) = sample_gradients(model, [(x.float(), y)])
+    damping, g = 1e-6, torch.cat([value.flatten(1) for value in each.values()], 1).double()
     found = solve(Curvature(model, [(x.float(), y)]), v, how="woodfisher", damping=damping)
     system = g.T @ g / len(g) + damping * torch.eye(g.shape[1], dtype=torch.float64)
     expected, u = torch.linalg.solve(system, flatten(v).double()), flatten(found.vector)
     assert u.dtype == torch.float32
-    assert float((u.double() - expected).norm()) <= 1e-5 * float(expected.norm())
+    assert float((u.double() - expected).norm()) <= 1e-6 * float(expected.norm())
     true = float((system @ u.double() - flatten(v).double()).norm() / flatten(v).double().norm())
     assert found.residual == pytest.approx(true, rel=0.1)
 

@@ -124,8 +124,8 @@ class Seen:
         graph: The same, with a graph.
         inputs: Path of a layer to what went in.
         shapes: Path of a layer to the shape of what came out.
-        whole: Parameters whose layer was called once and saw all rows, and that are used nowhere else: the
-            graph of the logits has one edge to them, and goes through the layer's output.
+        whole: Parameters that are used once, by their layer, which saw all rows: the graph of the logits
+            has one edge to them, and goes through what the layer put out.
         unused: Parameters from which nothing leads to the logits.
     """
 
@@ -136,16 +136,13 @@ class Seen:
         self.whole: set[str] = set()
         self.unused: set[str] = set()
         self._edges: dict[str, GradientEdge] = {}
-        self._odd: set[str] = set()
 
     def note(self, path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep what one layer saw; a forward hook."""
-        if path in self.inputs or not inputs or not output.requires_grad:
-            self._odd.add(path)
-            return
-        # an edge, not the tensor: an activation in place makes another tensor of it
-        self.inputs[path], self._edges[path] = inputs[0].detach(), get_gradient_edge(output)
-        self.shapes[path] = output.shape
+        """Keep what one layer saw first; a forward hook."""
+        if path not in self.inputs and inputs and output.requires_grad:
+            # an edge, not the tensor: an activation in place makes another tensor of it
+            self.inputs[path], self._edges[path] = inputs[0].detach(), get_gradient_edge(output)
+            self.shapes[path] = output.shape
 
     def finish(self, logits: Tensor) -> None:
         """Look through the graph."""
@@ -153,11 +150,9 @@ class Seen:
         edges = _edges_to(logits)
         counts = {name: edges[get_gradient_edge(leaf).node] for name, leaf in self.leaves.items()}
         self.unused = {name for name, count in counts.items() if not count}
-        rows = len(logits)
         for path, x in self.inputs.items():
-            once = path not in self._odd and edges[self._edges[path].node]
-            if once and len(x) == rows and self.shapes[path][0] == rows:
-                names = [_join(path, part) for part in ("weight", "bias")]
+            if edges[self._edges[path].node] and len(x) == len(logits):
+                names = (_join(path, "weight"), _join(path, "bias"))
                 self.whole |= {name for name in names if counts.get(name) == 1}
 
     def pull(
