@@ -30,7 +30,7 @@ from secateur.maths.curvature.layers import Layers
 from secateur.maths.curvature.mean import mean_over_rows
 from secateur.maths.curvature.model import choose, look
 from secateur.maths.curvature.samples import RowGradients
-from secateur.maths.curvature.solvers import damped_solve
+from secateur.maths.curvature.solvers import rank_one_solve
 
 ROWS = 9
 
@@ -795,7 +795,8 @@ def test_products_in_a_part_of_the_parameters():
 
 @pytest.mark.filterwarnings("ignore")  # its own
 def test_curvlinops_agrees():
-    curvlinops = pytest.importorskip("curvlinops", exc_type=ImportError)
+    import curvlinops
+
     model, (x, y) = seeded(smooth), rows()
     v = random_like({name: p.detach() for name, p in model.named_parameters()})
     for kind, other in (("hessian", curvlinops.HessianLinearOperator), ("ggn", curvlinops.GGNLinearOperator)):
@@ -929,7 +930,7 @@ def test_woodfisher_is_the_dense_sum_of_rank_one_updates(masked, group, block, c
     g = empirical(model, x, y, group)
     whole, kept = restricted(g.T @ g / len(g), weights, masks)
     small = min(block, len(whole))
-    for budget in (8 * (len(g) * small + 2 * min(len(g), small) ** 2), 2**29):
+    for budget in (16 * len(g) * small, 2**29):
         found = solve(
             Curvature(model, uneven(x, y), budget=budget),
             v,
@@ -958,12 +959,12 @@ def test_woodfisher_is_the_dense_sum_of_rank_one_updates(masked, group, block, c
 
 
 @pytest.mark.parametrize("count", [1, 39, 40, 41, 100])
-def test_the_smaller_matrix_gives_the_same_solution(count):
+def test_rank_one_updates_give_the_dense_solution(count):
     g = torch.randn(count, 40, generator=generator(), dtype=torch.float64)
     v = torch.randn(40, generator=generator(1), dtype=torch.float64)
     system = g.T @ g / count + 0.1 * torch.eye(40, dtype=torch.float64)
     expected = torch.linalg.solve(system, v)
-    assert float((damped_solve(g, v, 0.1) - expected).norm()) <= 1e-10 * float(expected.norm())
+    assert float((rank_one_solve(g, v, 0.1) - expected).norm()) <= 1e-10 * float(expected.norm())
 
 
 def test_woodfisher_of_a_single_precision_model_is_not_less_exact():
@@ -1005,7 +1006,7 @@ def test_the_published_recursion_would_fail(damping):
     assert along_the_first(true) < 0.9
     # the oracle's demand, to 1e-10 of the correction: ours meets it, theirs leaves most of it undone
     size = float((true - v / damping).norm())
-    assert float((damped_solve(g, v, damping) - true).norm()) <= 1e-10 * size
+    assert float((rank_one_solve(g, v, damping) - true).norm()) <= 1e-10 * size
     assert float((u - true).norm()) > 0.5 * size
 
 

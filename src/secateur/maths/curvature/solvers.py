@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ from secateur.maths.curvature.products import Curvature, Product, Vectors, check
 from secateur.maths.curvature.samples import sample_gradients
 
 How = Literal["cg", "woodfisher", "diagonal"]
-_inverse_times: Callable[[Tensor, Tensor], Tensor] = torch.linalg.solve
+_PANEL = 32  # rank-one updates that are applied together
 _SINGULAR = (
     "expected a matrix that can be inverted, got one that is singular with damping 0: infinitely many "
     "solutions, or none; raise damping above 0"
@@ -33,7 +33,7 @@ class Solution:
         vector: Name to u; masked coordinates are exactly +0.0.
         residual: ||(A + damping I) u - v|| / ||v||, with A the matrix that the solver inverts: C itself for
             "cg", where it is measured by one more product; what it takes for C in the others.
-        iterations: Steps of conjugate gradients, gradients of WoodFisher, or 1 for the diagonal.
+        iterations: Steps of conjugate gradients, rank-one updates, or 1 for the diagonal.
     """
 
     vector: dict[str, Tensor]
@@ -57,18 +57,18 @@ def solve(
 
     - "cg": conjugate gradients (Hestenes and Stiefel 1952), for any product; C + damping I must be positive.
       Smoothed, so that the residual only falls (Zhou and Walker, SIAM J. Sci. Comput. 1994).
-    - "woodfisher": (damping I + 1/N sum_n g_n g_n')^-1 v within each block, exactly: what N rank-one updates
-      of the inverse (Sherman-Morrison; Singh and Alistarh, WoodFisher, NeurIPS 2020) come to, at once and in
-      double precision. g_n is the gradient of row n at its own class, or the mean over the n-th ``group`` of
-      rows, so the matrix is the empirical Fisher, not C, and entries between blocks are left out. A block
-      takes N x ``block`` numbers and twice min(N, ``block``)^2.
+    - "woodfisher": (damping I + 1/N sum_n g_n g_n')^-1 v within each block, exactly, by N rank-one updates in
+      double precision (Sherman-Morrison; Singh and Alistarh, WoodFisher, NeurIPS 2020). g_n is the gradient
+      of row n at its own class, or the mean over the n-th ``group`` of rows, so the matrix is the empirical
+      Fisher, not C, and entries between blocks are left out. It keeps F_{n-1}^-1 g_n for each n instead of
+      the inverse: a block takes 2 N x ``block`` numbers.
     - "diagonal": v / (d + damping), d the diagonal of the GGN, which is the expected Fisher.
 
     Args:
         matrix: A ``Curvature``; for "cg" any function of vectors to vectors that is linear and symmetric.
         v: Parameter name to tensor.
         how: The solver.
-        damping: Added to the diagonal, at least 0; above 0 for "woodfisher", whose sum is singular.
+        damping: Added to the diagonal, at least 0; above 0 for "woodfisher", which starts from it.
         masks: Name to a boolean tensor, True = kept.
         tolerance: "cg" stops at this relative residual.
         iterations: "cg" stops after so many steps; the residual says how far it came.
@@ -196,7 +196,7 @@ def _woodfisher(
     if not damping:
         raise UsageError(_SINGULAR)
     count, wide = -(-matrix.rows.rows // group), min(block, len(flat))
-    needs = 8 * (count * wide + 2 * min(count, wide) ** 2)
+    needs = 8 * 2 * count * wide
     if needs > matrix.budget:
         raise UsageError(
             f"expected blocks that fit a budget of {matrix.budget} bytes, got {needs} bytes for {count} "
@@ -210,7 +210,7 @@ def _woodfisher(
         gradients = _collect(matrix, flat, first, last, count, group)
         for start, stop in blocks(last - first, block):
             g, at = gradients[:, start:stop], slice(first + start, first + stop)
-            u[at] = damped_solve(g, wanted[at], damping)
+            u[at] = rank_one_solve(g, wanted[at], damping)
             rounded = u[at].double()
             found[at] = damping * rounded + (g @ rounded) @ g / count
     return Solution(flat.unpack(u), _relative(found, wanted), count)
@@ -232,22 +232,30 @@ def _collect(matrix: Curvature, flat: Flat, first: int, last: int, count: int, g
     return sums.div_(sizes)
 
 
-def damped_solve(gradients: Tensor, v: Tensor, damping: float) -> Tensor:
-    """(damping I + 1/N sum_n g_n g_n')^-1 v, by the smaller of the matrix and, as Woodbury has it, G G'.
+def rank_one_solve(gradients: Tensor, v: Tensor, damping: float) -> Tensor:
+    """(damping I + 1/N sum_n g_n g_n')^-1 v by N rank-one updates, without forming the inverse.
+
+    F_0 = damping I, o_n = F_{n-1}^-1 g_n, and F_n^-1 = F_{n-1}^-1 - o_n o_n' / (N + g_n' o_n): what F_n^-1
+    does to a vector is to divide it by damping and take away what each o so far does. The os before a panel
+    are applied to all of the panel at once, which is the same sum in another order.
 
     Args:
-        gradients: G [N, m].
+        gradients: [N, m].
         v: [m].
         damping: Above 0.
 
     Returns:
         [m].
     """
-    count, size = gradients.shape
-    if size <= count:
-        small = gradients.T @ gradients / count
-        small.diagonal().add_(damping)
-        return _inverse_times(small, v)
-    small = gradients @ gradients.T
-    small.diagonal().add_(count * damping)
-    return (v - _inverse_times(small, gradients @ v) @ gradients) / damping
+    count = len(gradients)
+    os, scales = torch.empty_like(gradients), gradients.new_empty(count)
+    u = v / damping
+    for start in range(0, count, _PANEL):
+        panel, done = gradients[start : start + _PANEL], os[:start]
+        images = panel / damping - ((panel @ done.T) / scales[:start]) @ done
+        for n, (g, o) in enumerate(zip(panel, images, strict=True), start):
+            within = slice(start, n)
+            os[n] = o - ((os[within] @ g) / scales[within]) @ os[within]
+            scales[n] = count + g.dot(os[n])
+            u = u - os[n] * (g.dot(u) / scales[n])
+    return u
