@@ -1,23 +1,25 @@
 """What curvature costs: a diagonal Fisher and an influence step, each against what it is to stand up to.
 
 ResNet-20s, 4,500 images of CIFAR-10, fp32, two threads. Each way has a process of its own, and they take
-turns; a ratio of times is the median over rounds of the other way's seconds to ours, so more is better.
+turns; a ratio of times is the median over rounds of the other way's seconds to ours, so more is better. Where
+a way can be cut, each round is a part of the rows; all rounds together are all rows.
 
 - Fisher, sampled and expected: against the published scheme, which takes batches of 32 and, for each class,
   the square of the batch's mean gradient towards it, weighted by the mean probability of the class. Ours
   squares the gradient of each row by itself, towards one class drawn for each row or towards all.
-- layers: ours against ``torch.func`` (vmap over rows), which finds the same numbers; on a ninth of the rows.
 - correlation: Spearman's, over all weights, of the sampled with the expected Fisher on the same rows.
+- layers: ours against ``torch.func`` (vmap over rows), which finds the same numbers, on a ninth of the rows.
 - influence: three epochs of training on the same rows against one influence step, whose conjugate gradients
   see a tenth of the rows and stop at a relative residual of 0.1.
 - memory: 2 GiB against the most that the process ever held, torch itself included.
 
-    python benchmarks/curvature.py [--json] [--data FOLDER] [--weights FILE]
+    python benchmarks/curvature.py [--json] [--data FOLDER] [--weights FILE] [--only fisher]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import resource
@@ -104,7 +106,7 @@ def by_torch_func(every: bool) -> Callable[[Task], Found]:
             return {name: g.square().sum(0) for name, g in vmap(lambda s: pull(s)[0])(signals).items()}
 
         sums = {name: torch.zeros_like(w) for name, w in weights.items()}
-        for batch in task.state.pool.once(batch=task.asked.together):
+        for batch in task.state.pool.once(batch=16 if every else 64):  # the fastest of those tried
             for name, value in vmap(squares)(batch.x, batch.y).items():
                 sums[name] += value.sum(0)
         return {"diagonal": flat(sums.values()) / len(task.x)}
@@ -121,6 +123,7 @@ def step(of: Callable[[Task], sc.Step]) -> Callable[[Task], Found]:
 
 
 def tuned(task: Task) -> sc.Step:
+    # not fine-tune, which would leave the forget rows out
     return sc.steps.Train(epochs=EPOCHS, batch=128, lr=0.01, schedule="constant")
 
 
@@ -181,18 +184,33 @@ class Ways:
         for way in WAYS:
             self.lines[way], other = context.Pipe()
             context.Process(target=work, args=(other, way, asked), daemon=True).start()
+            other.close()  # or the end of a process would go unnoticed
 
-    def turns(self, ways: tuple[str, ...], rounds: int, rows: Rows, weights: Arrays) -> Turns:
+    def turns(self, ways: tuple[str, ...], rounds: list[Rows], weights: Arrays) -> Turns:
         """What each way finds, round by round, in turns."""
         found: Turns = {way: [] for way in ways}
-        few = tuple(part[:64] for part in rows)
-        for round_ in range(rounds + 1):
-            for way in ways[:: -1 if round_ % 2 else 1]:
-                self.lines[way].send((*(rows if round_ else few), weights))
+        few = part(rounds[0], slice(64))
+        for i, rows in enumerate([few, *rounds]):
+            for way in ways[:: -1 if i % 2 else 1]:
+                self.lines[way].send((*rows, weights))
                 got = self.lines[way].recv()
-                if round_:  # the first warms up
+                if i:  # the first warms up
                     found[way].append(got)
         return found
+
+    def end(self) -> None:
+        """Let every process come to its end."""
+        for line in self.lines.values():
+            with contextlib.suppress(OSError):  # one that has failed takes no word
+                line.send(None)
+
+
+def part(rows: Rows, at: slice) -> Rows:
+    return rows[0][at], rows[1][at]
+
+
+def cut(rows: Rows, rounds: int) -> list[Rows]:
+    return [part(rows, slice(i, None, rounds)) for i in range(rounds)]
 
 
 def faster(theirs: list[Found], ours: list[Found]) -> Found:
@@ -201,51 +219,89 @@ def faster(theirs: list[Found], ours: list[Found]) -> Found:
     return {
         "ratio": round(statistics.median(a["seconds"] / b["seconds"] for a, b in pairs), 3),
         "cpu_ratio": round(statistics.median(a["cpu_seconds"] / b["cpu_seconds"] for a, b in pairs), 3),
-        "seconds": round(statistics.median(b["seconds"] for _, b in pairs), 2),
-        "seconds_of_other": round(statistics.median(a["seconds"] for a, _ in pairs), 2),
+        "seconds": round(sum(b["seconds"] for _, b in pairs), 2),
+        "seconds_of_other": round(sum(a["seconds"] for a, _ in pairs), 2),
         "rounds": len(pairs),
     }
+
+
+class Bench(NamedTuple):
+    """What the measures share."""
+
+    ways: Ways
+    rows: Rows
+    networks: dict[str, Arrays]
+    asked: argparse.Namespace
+
+    def about(self, network: str) -> Found:
+        """What the network is: how much of the rows it knows."""
+        right = accuracy(self.networks[network], self.rows, plain_run(self.asked))
+        return {"network": network, "accuracy": round(right, 4)}
+
+
+def fisher_costs(bench: Bench) -> Iterator[Found]:
+    rounds = cut(bench.rows, bench.asked.rounds)
+    for i, (network, weights) in enumerate(bench.networks.items()):
+        # time does not depend on the weights
+        ways = (SAMPLED, EXPECTED) if i else (PUBLISHED, SAMPLED, EXPECTED)
+        found = bench.ways.turns(ways, rounds, weights)
+        if not i:
+            for kind, goal in ((SAMPLED, 4.0), (EXPECTED, 0.5)):
+                yield {"benchmark": f"Fisher, {kind}", "goal": goal, **faster(found[PUBLISHED], found[kind])}
+        diagonals = [np.mean([one["diagonal"] for one in found[kind]], 0) for kind in (SAMPLED, EXPECTED)]
+        alike = round(float(spearmanr(*diagonals).statistic), 4)
+        told = {"ratio": alike, "goal": 0.9, **bench.about(network)}
+        yield {"benchmark": f"correlation, {network}", **told}
+        if not i:
+            yield from (memory(kind, found) for kind in (SAMPLED, EXPECTED))
+
+
+def formulations(bench: Bench) -> Iterator[Found]:
+    few = part(bench.rows, slice(max(1, len(bench.rows[1]) // 9)))
+    rounds = cut(few, bench.asked.rounds)
+    found = bench.ways.turns((ONE, EMPIRICAL, ALL, EXPECTED), rounds, next(iter(bench.networks.values())))
+    for theirs, ours, told in ((ONE, EMPIRICAL, "one class"), (ALL, EXPECTED, "all classes")):
+        a, b = found[theirs][0]["diagonal"], found[ours][0]["diagonal"]
+        apart = {"apart": float(np.linalg.norm(a - b) / np.linalg.norm(b)), "rows": len(few[1])}
+        peaks = {"bytes": found[ours][-1]["bytes"], "bytes_of_other": found[theirs][-1]["bytes"]}
+        cost = faster(found[theirs], found[ours])
+        yield {"benchmark": f"layers, {told}", "goal": None, **cost, **apart, **peaks}
+
+
+def influence_costs(bench: Bench) -> Iterator[Found]:
+    for network, weights in bench.networks.items():
+        found = bench.ways.turns((TUNED, INFLUENCE), [bench.rows] * bench.asked.rounds, weights)
+        cost, last = faster(found[TUNED], found[INFLUENCE]), found[INFLUENCE][-1]
+        reached = {of: last[of] for of in ("residual", "iterations")} | {"damping": bench.asked.damping}
+        yield {"benchmark": f"influence, {network}", "goal": 1.0, **cost, **reached, **bench.about(network)}
+    yield memory(INFLUENCE, found)
+
+
+MEASURES = {"fisher": fisher_costs, "layers": formulations, "influence": influence_costs}
+
+
+def memory(way: str, found: Turns) -> Found:
+    peak = found[way][-1]["bytes"]
+    return {"benchmark": f"memory, {way}", "ratio": round(MOST / peak, 3), "goal": 1.0, "bytes": peak}
 
 
 def measure(asked: argparse.Namespace) -> Iterator[Found]:
     ways = Ways(asked)  # before there is any data: on Linux a process starts with the peak of its parent
     run, rows = plain_run(asked), images(asked)
-    networks = {f"after {asked.epochs} epochs": trained(rows, asked, run)}
-    networks |= {file.parent.name[:8] or file.stem: loaded(file) for file in asked.weights}
+    networks = {f"after {asked.epochs} epochs": trained(rows, asked, run)} if asked.epochs else {}
+    networks |= {name(file): loaded(file) for file in asked.weights}
     about = {"rows": len(rows[1]), "data": "CIFAR-10" if asked.data else "random", **run.describe()}
-    ninth = tuple(part[: max(1, len(part) // 9)] for part in rows)
-    peaks: dict[str, int] = {}
+    try:
+        for only in asked.only or MEASURES:
+            for row in MEASURES[only](Bench(ways, rows, networks, asked)):
+                yield row | {key: value for key, value in about.items() if key not in row}
+    finally:
+        ways.end()
 
-    for i, (network, weights) in enumerate(networks.items()):
-        others = () if i else (PUBLISHED,)
-        found = ways.turns((*others, SAMPLED, EXPECTED), 1 if i else asked.rounds, rows, weights)
-        if not i:
-            for kind, goal in ((SAMPLED, 4.0), (EXPECTED, 0.5)):
-                cost = faster(found[PUBLISHED], found[kind])
-                yield {"benchmark": f"Fisher, {kind}", "goal": goal, **cost, **about}
-        is_ = {"network": network, "accuracy": accuracy(weights, rows, run)}
-        a, b = (found[kind][-1]["diagonal"] for kind in (SAMPLED, EXPECTED))
-        alike = {"ratio": round(float(spearmanr(a, b).statistic), 4), "goal": 0.9}
-        yield {"benchmark": f"correlation, {network}", **alike, **is_, **about}
-        found |= ways.turns((TUNED, INFLUENCE), asked.rounds, rows, weights)
-        cost, last = faster(found[TUNED], found[INFLUENCE]), found[INFLUENCE][-1]
-        reached = {of: last[of] for of in ("residual", "iterations")} | {"damping": asked.damping}
-        yield {"benchmark": f"influence, {network}", "goal": 1.0, **cost, **reached, **is_, **about}
-        peaks |= {way: found[way][-1]["bytes"] for way in (SAMPLED, EXPECTED, INFLUENCE)}
-    for way, peak in peaks.items():
-        yield {
-            "benchmark": f"memory, {way}",
-            "ratio": round(MOST / peak, 3),
-            "goal": 1.0,
-            "bytes": peak,
-            **about,
-        }
-    less = ways.turns((ONE, EMPIRICAL, ALL, EXPECTED), asked.rounds, ninth, next(iter(networks.values())))
-    for theirs, ours, told in ((ONE, EMPIRICAL, "one class"), (ALL, EXPECTED, "all classes")):
-        a, b = less[theirs][0]["diagonal"], less[ours][0]["diagonal"]
-        apart = {"apart": float(np.linalg.norm(a - b) / np.linalg.norm(b)), "rows": len(ninth[1])}
-        cost = faster(less[theirs], less[ours])
-        yield {"benchmark": f"layers, {told}", "goal": None, **cost, **about, **apart}
+
+def name(file: Path) -> str:
+    """A store calls every file the same, and its folder by a long key."""
+    return file.parent.name[:8] if file.stem == "state" else file.stem
 
 
 def images(asked: argparse.Namespace) -> Rows:
@@ -286,12 +342,16 @@ def main() -> None:
         "--weights", type=Path, action="append", default=[], help="also look at this network; may be repeated"
     )
     parser.add_argument("--rows", type=int, default=4_500)
-    parser.add_argument("--epochs", type=int, default=2, help="that the network is trained for")
+    parser.add_argument(
+        "--epochs", type=int, default=2, help="to train a network for; 0: none, only --weights"
+    )
     parser.add_argument("--damping", type=float, default=0.01, help="of the influence step")
+    parser.add_argument("--only", choices=MEASURES, action="append", help="may be given twice; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--together", type=int, default=16, help="rows of one vmap of torch.func")
     asked = parser.parse_args()
+    if not asked.epochs and not asked.weights:
+        parser.error("without epochs there is no network: give --weights")
     if not asked.json:
         print(
             "the images are " + ("of CIFAR-10" if asked.data else "random: times are right, networks are not")
