@@ -158,7 +158,8 @@ def audit(
         str, typer.Argument(help="a run's key, or enough of its beginning, or its folder", show_default=False)
     ],
     use: Annotated[
-        list[str] | None, typer.Option("--use", help="an audit's name or address; default: all that ship")
+        list[str] | None,
+        typer.Option("--use", help="an audit's name or address; default: all that there are rows for"),
     ] = None,
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
@@ -170,8 +171,10 @@ def audit(
 
     if Path(run).parent.name == "runs" and Path(run).is_dir():
         store, run = Path(run).parent.parent, Path(run).name  # the run's folder itself was named
-    asked = [knobs.build(audits.shelf.find(name), {}, where=name) for name in (use or list(audits.shelf))]
+    asked = [knobs.build(audits.shelf.find(name), {}, where=name) for name in use] if use else None
     findings = audit_run(store, run, asked)
+    if not use and (left := sorted(set(audits.shelf) - {finding.audit for finding in findings})):
+        err.print(f"left out, since the run has no rows that they need: {', '.join(left)}")
     if as_json:
         out.print_json(json.dumps(plain(findings)))
     else:

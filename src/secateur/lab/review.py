@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.audit import Audit, judge
+from secateur.audits import shelf
 from secateur.errors import DataError, nearest
 from secateur.evidence import Evidence, Outputs, Reference, load_outputs
 from secateur.lab.store import Store
 from secateur.record import Finding, Record
 
 
-def audit_run(store: Path, run: str, audits: Sequence[Audit]) -> list[Finding]:
+def audit_run(store: Path, run: str, audits: Sequence[Audit] | None = None) -> list[Finding]:
     """Run audits over what a finished run stored. The run's own record stays as it is.
 
     Args:
         store: The folder of results.
         run: The run's key, or enough of its beginning.
-        audits: What to ask; references are those that the run made.
+        audits: What to ask, of references that the run made; None: every audit that ships and for whose views
+            the run has rows.
 
     Returns:
         One finding for each audit.
@@ -37,6 +39,9 @@ def audit_run(store: Path, run: str, audits: Sequence[Audit]) -> list[Finding]:
     evidence = Evidence(
         before=said["before"], after=said["after"], references=retrained, measures=record.measures
     )
+    if audits is None:
+        every = [shelf[name]() for name in shelf]
+        audits = [audit for audit in every if audit.needs.views <= set(evidence.after)]
     return judge(audits, evidence)
 
 
