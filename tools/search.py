@@ -106,7 +106,9 @@ def draw(points: list[Point], path: Path) -> None:
             axes.axvline(best.value, color="#bbbbbb", linewidth=6, alpha=0.5, zorder=0, label="best score")
             for name, (marker, colour) in MEASURES.items():
                 values = [getattr(p, name.lower()) for p in here]
-                axes.plot([p.value for p in here], values, marker=marker, color=colour, label=name, markersize=4)
+                axes.plot(
+                    [p.value for p in here], values, marker=marker, color=colour, label=name, markersize=4
+                )
             axes.set_xscale("log")
             axes.set_ylim(-3, 103)
             axes.set_title(f"{request}, {start}", fontsize=10)
