@@ -42,11 +42,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("step", [Fisher(), Fisher(kind="sampled"), Influence(), Newton()], ids=repr)
-@pytest.mark.parametrize("how", FAULTS)
+STEPS = (Fisher(), Fisher(kind="sampled"), Influence(), Newton())
+# Newton asks for no gradient of what lies before the head, so batch norm may be there as it likes
+TRIED = [(step, how) for step in STEPS for how in FAULTS if (how, type(step)) != ("batch", Newton)]
+
+
+@pytest.mark.parametrize(("step", "how"), TRIED, ids=repr)
 def test_a_model_without_a_gradient_to_speak_of(step, how):
-    if isinstance(step, Newton) and how == "batch":
-        pytest.skip("its head has no batch norm, and features are only looked at")
     state = State.of(lambda: Net(how), PROBLEM.split, RUN)
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
     kind, words = FAULTS[how]

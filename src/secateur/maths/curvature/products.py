@@ -140,7 +140,10 @@ def _bent(model: nn.Module, free: Vectors, x: Rows, vectors: Vectors, logits: Te
 
     try:
         found, height = back(_push(model, free, x, vectors))
-    except (NotImplementedError, RuntimeError):  # an operation without forward mode
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # some operation has only a backward pass: torch raises either
         return back(_push_in_reverse(logits, free, vectors))[0]
     # v' (J' b) = (J v)' b, unless forward mode sees more than reverse does: it ignores torch.no_grad()
     size = math.sqrt(float(_dot(found, found)) * float(_dot(vectors, vectors)))

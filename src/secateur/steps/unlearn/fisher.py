@@ -68,12 +68,22 @@ class Fisher:
         with run.progress.bar("Fisher information", len(state.retain)) as advance:
             rows = _told(state.retain.once(), advance)
             information = diagonal_fisher(state.model, rows, kind=self.kind, rng=run.rng("classes"))
-        factors, gone = self._factors(state), _without_rows(state) if self.forgotten == "reset" else []
+        factors, head = _of_norms(state.model, self.norm_factor), dict[str, nn.Parameter]()
+        gone: list[int] = []
+        if self.head_factor != 1 or self.forgotten == "reset":
+            path = find_head(state.model, next(state.retain.once(batch=2)).x)
+            layer = state.model.get_submodule(path)
+            head = dict(layer.named_parameters(path))
+            factors |= dict.fromkeys(head, self.head_factor)
+            if self.forgotten == "reset":
+                gone = sorted(
+                    set(range(len(layer.get_parameter("weight")))) - set(state.retain.labels.tolist())
+                )
         rng, clamped, total = run.rng("noise"), 0, 0
         for name, found in information.items():
-            weight, factor, is_head = state.model.get_parameter(name), *factors[name]
+            weight, factor = state.model.get_parameter(name), factors.get(name, 1.0)
             spread = found.pow(-2 * self.exponent)  # infinite where there is no information
-            if is_head and gone:
+            if name in head and gone:
                 weight[gone], spread[gone] = 0.0, torch.inf
             free = state.masks.get(name, torch.ones_like(weight, dtype=torch.bool))
             if factor:
@@ -89,32 +99,17 @@ class Fisher:
         run.note("clamped", clamped / max(1, total))
         return state
 
-    def _factors(self, state: State) -> dict[str, tuple[float, bool]]:
-        """Each parameter's factor on the variance, and whether it is the head's."""
-        model, norms = state.model, set[int]()
-        for module in model.modules():
-            if isinstance(module, _NORMS):
-                norms |= {id(p) for p in module.parameters(recurse=False)}
-        head = set[int]()
-        if self.head_factor != 1 or self.forgotten == "reset":
-            path = find_head(model, next(state.retain.once(batch=2)).x)
-            head = {id(p) for p in model.get_submodule(path).parameters()}
-        return {
-            name: (
-                self.norm_factor if id(p) in norms else self.head_factor if id(p) in head else 1.0,
-                id(p) in head,
-            )
-            for name, p in model.named_parameters()
-        }
+
+def _of_norms(model: nn.Module, factor: float) -> dict[str, float]:
+    """A factor for the parameters of normalisation layers, by name."""
+    found = set[int]()
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            found |= {id(p) for p in module.parameters(recurse=False)}
+    return {name: factor for name, p in model.named_parameters() if id(p) in found}
 
 
 def _told(batches: Iterator[Batch], advance: Callable[[int], None]) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         advance(len(batch.y))
-
-
-def _without_rows(state: State) -> list[int]:
-    """The classes of the model that no retained row has."""
-    logits = state.model(next(state.retain.once(batch=2)).x)
-    return sorted(set(range(logits.shape[1])) - set(state.retain.labels.tolist()))

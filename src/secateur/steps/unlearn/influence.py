@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from secateur.card import Card
 from secateur.data import Role
@@ -59,7 +60,7 @@ class Influence:
         found = self._solve(matrix, _direction(state), state.masks, run)
         run.note("residual", found.residual)
         run.note("iterations", found.iterations)
-        run.note("step norm", _norm(found.vector) * abs(self.scale))
+        run.note("step norm", float(get_total_norm(found.vector.values())) * abs(self.scale))
         with torch.no_grad():
             for name, step in found.vector.items():
                 state.model.get_parameter(name).add_(step, alpha=self.scale)
@@ -92,7 +93,3 @@ def _direction(state: State) -> dict[str, Tensor]:
     forget, retain = (mean_gradient(state.model, view.once()) for view in (state.forget, state.retain))
     share = len(state.forget) / (len(state.forget) + len(state.retain))
     return {name: share * (forget[name] - retain[name]) for name in forget}
-
-
-def _norm(vectors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([value.double().norm() for value in vectors.values()]).norm())

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from secateur.card import Card
 from secateur.data import Role
@@ -69,8 +70,8 @@ class Newton:
 
     def _minimise(self, layer: nn.Module, rows: list[Rows], masks: Mapping[str, Tensor], run: Run) -> None:
         weights = {key: p for key, p in layer.named_parameters() if p.requires_grad}
-        slope = self._slope(layer, rows, masks)
-        run.note("gradient", size := _norm(slope))
+        slope, size = self._slope(layer, rows, masks)
+        run.note("gradient", size)
         for _ in range(self.steps):
             if size <= self.bound:
                 return
@@ -88,42 +89,36 @@ class Newton:
                 with torch.no_grad():
                     for key, weight in weights.items():
                         weight.copy_(before[key] - length * found.vector[key])
-                slope = self._slope(layer, rows, masks)
-                if _norm(slope) <= (1 - length / 4) * size:
+                slope, left = self._slope(layer, rows, masks)
+                if left <= (1 - length / 4) * size:
                     break
-            run.note("gradient", size := _norm(slope))
+            run.note("gradient", size := left)
         if size > self.bound:
             raise StepError(
                 f"expected a gradient under {self.bound:g} after at most {self.steps} Newton steps, got "
                 f"{size:.3g}: it is not the minimum yet, and would not be exact; raise l2, steps or bound"
             )
 
-    def _slope(self, layer: nn.Module, rows: list[Rows], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient of the objective over what may move."""
+    def _slope(
+        self, layer: nn.Module, rows: list[Rows], masks: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], float]:
+        """The gradient of the objective over what may move, and its norm."""
         found = mean_gradient(layer, rows)
         for key, slope in found.items():
             slope.add_(layer.get_parameter(key).detach(), alpha=self.l2)
             if key in masks:
                 slope.masked_fill_(~masks[key], 0.0)
-        return found
+        return found, float(get_total_norm(found.values()))
 
 
 @torch.no_grad()
 def _features(state: State, layer: nn.Module, run: Run) -> list[Rows]:
     """What the head gets of each retained row, in double precision, with the classes."""
-    caught: list[Tensor] = []
+    caught, rows = list[Tensor](), list[Rows]()
     hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].double()))
-    rows = []
-    try:
-        with run.progress.bar("features", len(state.retain)) as advance:
-            for batch in state.retain.once():
-                state.model(batch.x)
-                rows.append((caught.pop(), batch.y))
-                advance(len(batch.y))
-    finally:
-        hook.remove()
+    with hook, run.progress.bar("features", len(state.retain)) as advance:
+        for batch in state.retain.once():
+            state.model(batch.x)
+            rows.append((caught.pop(), batch.y))
+            advance(len(batch.y))
     return rows
-
-
-def _norm(vectors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([value.norm() for value in vectors.values()]).norm())
