@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
 from secateur.errors import ClosedView, DataError, UsageError
+from secateur.loader import Batch as Batch
+from secateur.loader import Loader as Loader
+from secateur.loader import paired as paired
 from secateur.maths.augment import crop_flip as crop_flip
 from secateur.rows import holdout_rows, positions
 from secateur.table import Table
@@ -22,79 +25,6 @@ from secateur.table import Table
 Role = Literal["pool", "forget", "retain"]
 ROLES: tuple[Role, ...] = ("pool", "forget", "retain")
 Augment = Callable[[Tensor, Generator], Tensor]
-Item = TypeVar("Item")
-Other = TypeVar("Other")
-
-
-class Batch(NamedTuple):
-    """Some rows.
-
-    Attributes:
-        x: [b, ...], or a mapping of such; floats in the precision of the run (uint8 images become floats in
-            [0, 1]).
-        y: [b], the classes, int64.
-        row: [b], stable ids of the rows, int64.
-    """
-
-    x: Tensor | Mapping[str, Tensor]
-    y: Tensor
-    row: Tensor
-
-
-class Loader(Generic[Item]):
-    """What one training run draws, in order; good for one pass.
-
-    Args:
-        epochs: Passes over the rows.
-        updates: Items in one epoch.
-        epoch: Epoch number to the items of that epoch.
-    """
-
-    def __init__(self, epochs: int, updates: int, epoch: Callable[[int], Iterator[Item]]) -> None:
-        self.epochs = epochs
-        self.updates = updates
-        self._epoch = epoch
-        self._used = False
-
-    def __len__(self) -> int:
-        """Updates in the whole run."""
-        return self.epochs * self.updates
-
-    def __iter__(self) -> Iterator[Item]:
-        if self._used:
-            raise UsageError(
-                "a loader is for one pass, and this one has been used: make another with view.loader(...)"
-            )
-        self._used = True
-        return (item for epoch in range(self.epochs) for item in self._epoch(epoch))
-
-
-def paired(first: Loader[Item], second: Loader[Other]) -> Loader[tuple[Item, Other]]:
-    """Two loaders side by side, for losses that look at two roles at once; epochs are those of the first.
-
-    Args:
-        first: Its length decides.
-        second: Must be at least as long.
-
-    Returns:
-        A loader of pairs.
-
-    Raises:
-        UsageError: The second would end before the first.
-    """
-    if len(second) < len(first):
-        need = math.ceil(len(first) / second.updates)
-        raise UsageError(
-            f"expected the second loader to last {len(first)} updates, got {len(second)}: ask for "
-            f"epochs={need}"
-        )
-    together = zip(first, second, strict=False)
-
-    def epoch(_: int) -> Iterator[tuple[Item, Other]]:
-        for _ in range(first.updates):
-            yield next(together)
-
-    return Loader(first.epochs, first.updates, epoch)
 
 
 class View:
