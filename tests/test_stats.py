@@ -12,6 +12,7 @@ from sklearn.svm import SVC
 
 from secateur import stats
 from secateur.errors import DataError, UsageError
+from secateur.stats.predictor import _called_members
 
 
 class TestWilson:
@@ -186,7 +187,7 @@ class TestPredictor:
         margins = rng.normal(12, 6, 500), rng.normal(8, 8, 400)
         members, others = (1 / (1 + np.exp(-m)) for m in margins)
         asked = np.concatenate([members, others, rng.uniform(size=200), [0.0, 1.0, 1.0]])
-        ours = stats._called_members(members, others, asked)
+        ours = _called_members(members, others, asked)
         assert np.array_equal(ours, predictor(members, others).predict(asked[:, None]) == 1)
         assert 0 < ours.mean() < 1
 
@@ -194,7 +195,7 @@ class TestPredictor:
     def test_a_constant_model_is_a_case_too(self, value):
         same = np.full(9, value)
         expected = predictor(same, same).predict(same[:, None]) == 1
-        assert np.array_equal(stats._called_members(same, same, same), expected)
+        assert np.array_equal(_called_members(same, same, same), expected)
 
 
 class TestMiaPrivacy:
