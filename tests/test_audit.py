@@ -9,8 +9,9 @@ import pytest
 from secateur.audit import Needs, judge
 from secateur.card import Card
 from secateur.errors import DataError, UsageError
-from secateur.evidence import Evidence, Outputs, Reference
+from secateur.evidence import Evidence, Reference
 from secateur.knobs import Level
+from secateur.outputs import Outputs
 from secateur.record import Estimate, Finding
 
 
@@ -101,7 +102,7 @@ def test_what_is_no_finding_is_refused(gives, told):
 
 
 def test_a_whole_finding_comes_through():
-    whole = Finding(audit="toy", estimates={"UA": BOUND}, verdict="pass")
+    whole = Finding(audit="toy", estimates={"UA": BOUND}, caveats=("one",))
     assert judge([Toy(gives=whole)], Evidence(views(*ALL), views(*ALL))) == [whole]
 
 

@@ -11,7 +11,8 @@ from scipy.special import softmax
 
 from secateur import stats
 from secateur.errors import DataError
-from secateur.evidence import Evidence, Outputs, Reference, load_outputs, pack_outputs
+from secateur.evidence import Evidence, Reference
+from secateur.outputs import Outputs, load_outputs, pack_outputs
 
 
 def outputs(labels, *, rows=None, classes=3, seed=0, margin=1.0, features=None):

@@ -24,7 +24,7 @@ _HOMES = {
     "Loader": "data",
     "Mark": "state",
     "Needs": "audit",
-    "Outputs": "evidence",
+    "Outputs": "outputs",
     "Record": "record",
     "Reference": "evidence",
     "Role": "data",

@@ -22,7 +22,6 @@ from secateur.data import Split as Split
 from secateur.data import View as View
 from secateur.data import paired as paired
 from secateur.evidence import Evidence as Evidence
-from secateur.evidence import Outputs as Outputs
 from secateur.evidence import Reference as Reference
 from secateur.maths.augment import crop_flip as crop_flip
 from secateur.observe import measure as measure
@@ -30,6 +29,7 @@ from secateur.observe import observe as observe
 from secateur.optimize import Sgd as Sgd
 from secateur.optimize import cross_entropy as cross_entropy
 from secateur.optimize import optimize as optimize
+from secateur.outputs import Outputs as Outputs
 from secateur.record import Estimate as Estimate
 from secateur.record import Finding as Finding
 from secateur.record import Record as Record

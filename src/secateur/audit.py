@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, ClassVar, Protocol
 
-from secateur import knobs
+from secateur import controls, knobs
 from secateur.card import Card
 from secateur.errors import DataError, UsageError
 from secateur.evidence import Evidence
-from secateur.record import Estimate, Finding
+from secateur.record import Control, Estimate, Finding, Verdict
+
+ENOUGH = 0.8  # of held-out retrains must pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +24,22 @@ class Needs:
         views: The views that every model must have been asked about.
         references: How many models retrained without the forget rows it wants; with fewer it says so in its
             finding.
+        unlearned: How many further candidates it wants: other trainings of the original, each after the same
+            unlearning; the originals come with them.
+        shadows: How many models trained on random halves of the pool it wants.
+        requests: Whether each shadow is also wanted after unlearning some of its own rows.
     """
 
     views: frozenset[str] = frozenset({"forget", "retain", "test"})
     references: int = 0
+    unlearned: int = 0
+    shadows: int = 0
+    requests: bool = False
+
+    @property
+    def tier(self) -> int:
+        """What it costs: 0, nothing but the models at hand; 1, some retrains; 2, a bank of models."""
+        return 2 if self.unlearned or self.shadows else int(self.references > 0)
 
 
 class Audit(Protocol):
@@ -43,7 +58,12 @@ class Audit(Protocol):
 
 
 def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
-    """Run audits over evidence.
+    """Run audits over evidence, each beside its controls.
+
+    An audit that gives a verdict is asked the same about candidates whose answer is known: the original,
+    which must fail, or there is no power; retrains held out of the references, four in five of which must
+    pass; and fakes made of the original's answers, none of which should. Its verdict becomes "inconclusive"
+    where one of the first two goes wrong.
 
     Args:
         audits: What to ask.
@@ -73,7 +93,7 @@ def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
     if faults:
         raise UsageError("; ".join(faults))
     for audit in audits:
-        for prefix, outputs in evidence.models():
+        for prefix, outputs in evidence.everyone():
             missing = sorted(v for v in audit.needs.views if v not in outputs or not len(outputs[v]))
             if missing:
                 who = prefix.rstrip(".") or "the candidate"
@@ -81,7 +101,7 @@ def judge(audits: Sequence[Audit], evidence: Evidence) -> list[Finding]:
                     f"{type(audit).__name__} needs rows of {', '.join(missing)}, and {who} was not asked "
                     "about any: give the split such rows"
                 )
-    return [_checked(audit, audit(evidence)) for audit in audits]
+    return [_controlled(audit, _checked(audit, audit(evidence)), evidence) for audit in audits]
 
 
 def _checked(audit: Any, finding: Any) -> Finding:
@@ -94,3 +114,66 @@ def _checked(audit: Any, finding: Any) -> Finding:
             f'expected an Estimate for "{bare[0]}" from {name}, got {finding.estimates[bare[0]]!r}: {how}'
         )
     return finding
+
+
+def overall(findings: Sequence[Finding]) -> tuple[Verdict, str]:
+    """One verdict of several findings on one candidate.
+
+    "fail" if any audit fails it; "pass" if one passes it, and every fake that was tried is caught by one of
+    those that pass; else "inconclusive".
+
+    Args:
+        findings: From one call of ``judge``.
+
+    Returns:
+        The verdict, and a sentence that says why.
+    """
+    by = {v: [f.audit for f in findings if f.verdict == v] for v in ("fail", "pass", "inconclusive")}
+    if by["fail"]:
+        return "fail", f"{_words(by['fail'])} can tell the candidate from a model that never saw the rows"
+    if not by["pass"]:
+        asked = _words(by["inconclusive"])
+        return (
+            "inconclusive",
+            f"not enough evidence: {asked} cannot decide" if asked else "nothing was judged",
+        )
+    fakes: dict[str, bool] = {}
+    for finding in findings:
+        for control in finding.controls:
+            if finding.verdict == "pass" and control.must == "not pass":
+                fakes[control.name] = fakes.get(control.name, False) or control.held
+    through = [name for name, caught in fakes.items() if not caught]
+    if through:
+        return "inconclusive", f"{_words(by['pass'])} would also pass a fake ({_words(through)})"
+    return "pass", f"{_words(by['pass'])} cannot tell it from a retrain, and can tell the original"
+
+
+def _words(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _controlled(audit: Audit, finding: Finding, evidence: Evidence) -> Finding:
+    if finding.verdict not in ("pass", "fail"):
+        return finding
+
+    def asked(name: str, must: Any, questions: Iterable[Evidence]) -> Control:
+        said = Counter(str(_checked(audit, audit(question)).verdict) for question in questions)
+        right = said["pass"] if must == "pass" else said["fail"]
+        told = right + (said["fail"] if must == "pass" else said["pass"])
+        held = not said["pass"] if must == "not pass" else right >= ENOUGH * told
+        return Control(name=name, must=must, said=dict(sorted(said.items())), held=held)
+
+    original = asked("original", "fail", [controls.as_original(evidence)])
+    original = replace(original, held=original.said == {"fail": 1})
+    exact = controls.as_never_seen(evidence) if audit.needs.requests else controls.as_retrained(evidence)
+    held_out = asked("held-out retrains", "pass", exact)
+    fakes = [asked(name, "not pass", [question]) for name, question in controls.as_fakes(evidence)]
+    verdict: Verdict = finding.verdict
+    caveats = list(finding.caveats)
+    if not original.held:
+        verdict = "inconclusive"
+        caveats.insert(0, f"no power: of the original the audit says {next(iter(original.said))}, not fail")
+    if not held_out.held:
+        verdict = "inconclusive"
+        caveats.insert(0, "too many exact retrains fail where they stand for the candidate")
+    return replace(finding, verdict=verdict, caveats=tuple(caveats), controls=(original, held_out, *fakes))

@@ -2,110 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-from scipy.special import log_softmax
+from numpy.typing import NDArray
 
 from secateur import stats
 from secateur.errors import DataError
+from secateur.outputs import Outputs, integers
 from secateur.stats import Interval
 
-Kind = Literal["retrained", "shadow", "unlearned-shadow"]
+Kind = Literal["retrained", "original", "unlearned", "shadow", "unlearned-shadow"]
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """What one model said about the rows of one view. The arrays are read-only.
-
-    Attributes:
-        logits: [n, classes], float32.
-        labels: [n], the true classes, int64.
-        rows: [n], stable row ids, int64.
-        features: [n, d], penultimate activations, float32, where an audit asks for them.
-
-    Raises:
-        DataError: Shapes that do not fit, NaN or infinite logits, a label outside the classes, labels or rows
-            that are no integers.
-    """
-
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    features: NDArray[np.float32] | None = None
-
-    def __post_init__(self) -> None:
-        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, and is refused below
-            object.__setattr__(self, "logits", _frozen(self.logits, np.float32))
-        object.__setattr__(self, "labels", _integers(self.labels, "labels"))
-        object.__setattr__(self, "rows", _integers(self.rows, "rows"))
-        if (
-            self.logits.ndim != 2
-            or self.labels.shape != (len(self.logits),)
-            or self.rows.shape != self.labels.shape
-        ):
-            raise DataError(
-                f"expected logits [n, classes], labels [n] and rows [n], got {self.logits.shape}, "
-                f"{self.labels.shape} and {self.rows.shape}: an audit matches them row by row"
-            )
-        if self.features is not None:
-            object.__setattr__(self, "features", _frozen(self.features, np.float32))
-            if self.features.ndim != 2 or len(self.features) != len(self.logits):
-                raise DataError(
-                    f"expected features [{len(self.logits)}, d], got {self.features.shape}: one vector a row"
-                )
-        if not np.isfinite(self.logits).all():
-            bad = int((~np.isfinite(self.logits).all(axis=1)).sum())
-            raise DataError(
-                f"expected finite logits, got NaN or infinity in {bad} of {len(self.logits)} rows: nothing "
-                "can be judged by them"
-            )
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < self.classes:
-            raise DataError(
-                f"expected labels in 0..{self.classes - 1}, the width of the logits, got "
-                f"{self.labels.min()}..{self.labels.max()}: number the classes from 0"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def classes(self) -> int:
-        """The number of classes: the width of the logits."""
-        return int(self.logits.shape[1])
-
-    @cached_property
-    def log_probs(self) -> NDArray[np.float64]:
-        """[n, classes], natural log of the softmax, in double."""
-        return np.asarray(log_softmax(self.logits.astype(np.float64), axis=1))
-
-    @cached_property
-    def confidence(self) -> NDArray[np.float64]:
-        """[n], the softmax probability of the true label."""
-        return np.asarray(np.exp(self.log_probs[np.arange(len(self)), self.labels]))
-
-    @cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """[n], whether the largest logit is the true label's."""
-        return np.asarray(self.logits.argmax(axis=1) == self.labels) if len(self) else np.zeros(0, dtype=bool)
-
-    def without(self, classes: ArrayLike) -> Outputs:
-        """The rows whose true label is not among ``classes``."""
-        keep = ~np.isin(self.labels, classes)
-        features = None if self.features is None else self.features[keep]
-        if keep.all():
-            return self
-        return Outputs(self.logits[keep], self.labels[keep], self.rows[keep], features)
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,19 +26,34 @@ class Reference:
     """A model to compare with, as outputs.
 
     Attributes:
-        kind: "retrained" (without the forget rows), "shadow" or "unlearned-shadow".
+        kind: "retrained", without this request's forget rows; "original", another training with them;
+            "unlearned", such a model after the candidate's unlearning; "shadow", trained on a random half of
+            the pool; "unlearned-shadow", a shadow after unlearning rows of its own.
         outputs: View name to what the model said.
         rows: [n], the ids of the rows that it was trained on.
+        forgot: [m], the ids of the rows that an "unlearned-shadow" then unlearned, some of ``rows``.
+
+    Raises:
+        DataError: No such kind, ids that are no integers, or rows forgotten that were never trained on.
     """
 
     kind: Kind
     outputs: Mapping[str, Outputs]
     rows: NDArray[np.int64]
+    forgot: NDArray[np.int64] = field(default_factory=_NONE.copy)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise DataError(
                 f"expected a reference of kind {get_args(Kind)}, got {self.kind!r}: audits go by it"
+            )
+        for name in ("rows", "forgot"):
+            object.__setattr__(self, name, integers(getattr(self, name), name))
+        strange = np.setdiff1d(self.forgot, self.rows)
+        if len(strange):
+            raise DataError(
+                f"expected a reference to forget rows that it was trained on, got {len(strange)} others (the "
+                f"first: {strange[0]}): nothing could be told by them"
             )
 
     @classmethod
@@ -141,7 +69,7 @@ class Reference:
             The reference, of kind "retrained".
         """
         rows = trained_on.rows["retain"] if isinstance(trained_on.rows, Mapping) else trained_on.rows
-        return cls("retrained", outputs, _integers(rows, "rows"))
+        return cls("retrained", outputs, integers(rows, "rows"))
 
 
 # what the predictor found, by the outputs that it rests on, as long as they live: a grid asks about the same
@@ -172,7 +100,7 @@ class Evidence:
     measures: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, outputs in self.models():
+        for name, outputs in self.everyone():
             for view in outputs.keys() & self.after.keys():
                 theirs, ours = outputs[view], self.after[view]
                 same = {
@@ -185,6 +113,13 @@ class Evidence:
                         f'expected all models to be asked about the same rows of "{view}", but the {what} of '
                         f"{name.rstrip('.')} differ from the candidate's: observe all of them on one split"
                     )
+        if {"forget", "retain"} <= self.after.keys():
+            both = np.intersect1d(self.after["forget"].rows, self.after["retain"].rows)
+            if len(both):
+                raise DataError(
+                    f"expected forget and retain to share no row, but {len(both)} are in both (the first: "
+                    f"{both[0]}): what is retained cannot be forgotten; make the split again"
+                )
         for i, reference in enumerate(self.retrains):
             if "forget" in self.after:
                 shared = np.intersect1d(reference.rows, self.after["forget"].rows)
@@ -201,10 +136,25 @@ class Evidence:
         for i, reference in enumerate(self.retrains):
             yield f"retrain[{i}].", reference.outputs
 
+    def everyone(self) -> Iterator[tuple[str, Mapping[str, Outputs]]]:
+        """As ``models``, and the references of every other kind: "shadow[0]." and so on."""
+        yield from self.models()
+        for kind in get_args(Kind)[1:]:
+            for i, reference in enumerate(self.of(kind)):
+                yield f"{kind}[{i}].", reference.outputs
+
+    def of(self, kind: Kind) -> list[Reference]:
+        """The references of a kind, in order."""
+        return [reference for reference in self.references if reference.kind == kind]
+
     @property
     def retrains(self) -> list[Reference]:
         """The references that were retrained without the forget rows."""
-        return [reference for reference in self.references if reference.kind == "retrained"]
+        return self.of("retrained")
+
+    def about(self, after: Mapping[str, Outputs], references: Sequence[Reference]) -> Evidence:
+        """The same question about another candidate, beside other references."""
+        return replace(self, after=after, references=references)
 
     @cached_property
     def forgotten(self) -> NDArray[np.int64]:
@@ -302,58 +252,6 @@ class Evidence:
         return test
 
 
-def pack_outputs(outputs: Mapping[str, Outputs]) -> bytes:
-    """View name to outputs, as the bytes of a safetensors file (the same bytes for the same arrays)."""
-    arrays = {
-        f"{view}/{name}": np.ascontiguousarray(array)
-        for view, out in outputs.items()
-        for name, array in vars(out).items()
-        if name in {"logits", "labels", "rows", "features"} and array is not None
-    }
-    packed: bytes = save(arrays, metadata={"secateur": json.dumps({"views": list(outputs)})})
-    return packed
-
-
-def load_outputs(path: Path) -> dict[str, Outputs]:
-    """Read what ``pack_outputs`` wrote.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        View name to outputs.
-
-    Raises:
-        DataError: The file is missing, truncated, or holds something else.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            views = json.loads(file.metadata()["secateur"])["views"]
-            keys = set(file.keys())
-            names = ("logits", "labels", "rows", "features")
-            stored = {v: {n: file.get_tensor(f"{v}/{n}") for n in names if f"{v}/{n}" in keys} for v in views}
-            return {view: Outputs(**arrays) for view, arrays in stored.items()}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f'expected stored outputs in "{path}", got something unreadable ({error}): make them again'
-        ) from error
-
-
 def _by_row(view: Outputs) -> NDArray[np.float64]:
     """Confidences [n] by row id, so that neither a sample nor a fit depends on the order of observation."""
     return view.confidence[np.argsort(view.rows)]
-
-
-def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
-    array = np.array(values, dtype=dtype)  # a copy: whoever holds the original could still write to it
-    array.flags.writeable = False
-    return array
-
-
-def _integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise DataError(
-            f"expected {name} [n] as integers, got {array.dtype}: rounding them would judge other {name}"
-        )
-    return _frozen(array, np.int64)

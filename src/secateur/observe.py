@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from secateur.data import View
 from secateur.errors import DataError, NotFinite
-from secateur.evidence import Outputs
 from secateur.network import probe, sparsity_of
+from secateur.outputs import Outputs
 from secateur.run import Run
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from secateur.errors import DataError, UsageError
 from secateur.stats import Interval
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)  # 1: findings had no controls and no numbers by row
 
 Better = Literal["lower", "higher", "nearer-to-retrain"]
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -56,6 +57,27 @@ class Estimate(Interval):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    """What an audit says of candidates whose answer is known.
+
+    Attributes:
+        name: "original", "held-out retrains", or the name of a fake.
+        must: "fail", "pass", or "not pass".
+        said: Verdict to how many candidates got it.
+        held: Whether the audit says what it must: of held-out retrains, of four in five.
+    """
+
+    name: str
+    must: Literal["fail", "pass", "not pass"]
+    said: Mapping[str, int]
+    held: bool
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{n} {verdict}" if n > 1 else verdict for verdict, n in self.said.items() if n)
+        return f"{self.name}: {counts or 'not asked'}, and must {self.must}" + ("" if self.held else " (!)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """What an audit found.
 
@@ -65,12 +87,16 @@ class Finding:
             "RA[3]" for class 3.
         verdict: "pass", "fail", "inconclusive", or None for an audit that only describes.
         caveats: Sentences that a reader of the numbers must know.
+        controls: What ``judge`` had the audit say of candidates whose answer is known.
+        rows: Name to one number for each row of a view, [n] in the order of row ids: "forget/exposure".
     """
 
     audit: str
     estimates: Mapping[str, Estimate]
     verdict: Verdict | None = None
     caveats: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
+    rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.verdict not in (None, *get_args(Verdict)):
@@ -84,6 +110,7 @@ class Finding:
         width = max((len(name) for name in shown), default=0)
         lines += [f"  {name:<{width}}  {estimate}" for name, estimate in shown.items()]
         lines += [f"  note: {caveat}" for caveat in self.caveats]
+        lines += [f"  control: {control}" for control in self.controls]
         return "\n".join(lines)
 
 
@@ -191,11 +218,12 @@ class Record:
         """
         try:
             data = json.loads(text)
-            if data["schema"] != SCHEMA:
+            if data["schema"] not in READS:
                 raise DataError(
-                    f"expected a record of schema {SCHEMA}, got {data['schema']}: read it with the version "
-                    "of secateur that wrote it"
+                    f"expected a record of schema {' or '.join(map(str, READS))}, got {data['schema']}: read "
+                    "it with the version of secateur that wrote it"
                 )
+            data["schema"] = SCHEMA
             data["steps"] = tuple(read_trace(step) for step in data["steps"])
             data["findings"] = tuple(_finding(finding) for finding in data["findings"])
             data["references"] = tuple(data["references"])
@@ -262,7 +290,13 @@ def _finding(data: dict[str, Any]) -> Finding:
         raise DataError(
             f"expected a verdict of {get_args(Verdict)} or null, got {data['verdict']!r}: run the audit again"
         )
-    return Finding(**{**data, "estimates": estimates, "caveats": tuple(data["caveats"])})
+    kept = {
+        "estimates": estimates,
+        "caveats": tuple(data["caveats"]),
+        "controls": tuple(Control(**control) for control in data.get("controls", ())),
+        "rows": {name: tuple(map(_number, values)) for name, values in data.get("rows", {}).items()},
+    }
+    return Finding(**{**data, **kept})
 
 
 def read_trace(data: dict[str, Any]) -> StepTrace:

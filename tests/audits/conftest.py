@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from secateur.evidence import Evidence, Outputs, Reference
+from secateur.evidence import Evidence, Reference
+from secateur.outputs import Outputs
 
 Views = dict[str, Outputs]
 

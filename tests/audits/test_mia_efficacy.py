@@ -11,7 +11,8 @@ from secateur import stats
 from secateur.audit import judge
 from secateur.audits import MiaEfficacy
 from secateur.errors import UsageError
-from secateur.evidence import Evidence, Outputs
+from secateur.evidence import Evidence
+from secateur.outputs import Outputs
 
 
 def published(outputs, classes):

@@ -8,7 +8,8 @@ from sklearn.svm import SVC
 from secateur.audit import judge
 from secateur.audits import MiaPrivacy
 from secateur.errors import DataError, UsageError
-from secateur.evidence import Evidence, Outputs
+from secateur.evidence import Evidence
+from secateur.outputs import Outputs
 
 
 def directly(outputs, classes, seed):

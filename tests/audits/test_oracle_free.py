@@ -6,7 +6,8 @@ import pytest
 from secateur.audit import judge
 from secateur.audits import OracleFree
 from secateur.errors import DataError
-from secateur.evidence import Evidence, Outputs
+from secateur.evidence import Evidence
+from secateur.outputs import Outputs
 
 ROWS = {"forget": 40, "retain": 200, "holdout": 50}
 

@@ -8,7 +8,8 @@ import pytest
 from secateur import stats
 from secateur.audit import judge
 from secateur.audits import RetrainGap
-from secateur.evidence import Evidence, Outputs, Reference
+from secateur.evidence import Evidence, Reference
+from secateur.outputs import Outputs
 from secateur.record import Finding
 
 METRICS = ("UA", "MIA-Efficacy", "RA", "TA")

@@ -11,8 +11,9 @@ import numpy as np
 from secateur import stats
 from secateur.audit import Needs
 from secateur.card import Card
-from secateur.evidence import Evidence, Outputs
+from secateur.evidence import Evidence
 from secateur.knobs import Level
+from secateur.outputs import Outputs
 from secateur.record import Estimate, Finding
 
 Right = Mapping[str, tuple[int, int]]  # view to right answers, and rows

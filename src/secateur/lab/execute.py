@@ -21,13 +21,14 @@ from secateur.audit import judge
 from secateur.card import name_of
 from secateur.data import Split
 from secateur.errors import SecateurError
-from secateur.evidence import Evidence, Outputs, Reference, load_outputs, pack_outputs
+from secateur.evidence import Evidence, Reference
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, identity, step_key
 from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground, Loaded
 from secateur.lab.store import Store, digest
 from secateur.observe import measure, observe
+from secateur.outputs import Outputs, load_outputs, pack_outputs
 from secateur.record import Record, StepTrace, machine, read_trace
 from secateur.run import Progress, Run, Silent
 from secateur.state import State

@@ -8,8 +8,9 @@ from pathlib import Path
 from secateur.audit import Audit, judge
 from secateur.audits import shelf
 from secateur.errors import DataError, nearest
-from secateur.evidence import Evidence, Outputs, Reference, load_outputs
+from secateur.evidence import Evidence, Reference
 from secateur.lab.store import Store
+from secateur.outputs import Outputs, load_outputs
 from secateur.record import Finding, Record
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+from scipy.special import betainccinv, betaincinv, stdtrit
 
 from secateur.errors import DataError
-from secateur.stats.checks import check_level, normal_quantile
+from secateur.stats.checks import check_level, check_trials, normal_quantile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,10 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     Returns:
         The lower and the upper end, both in [0, 1].
 
-    Raises:
-        DataError: No trials, or successes outside 0..trials.
-
     >>> [round(end, 4) for end in wilson(8, 10)]
     [0.4902, 0.9433]
     """
-    if trials < 1:
-        raise DataError(
-            "expected at least one trial, got none: a share of nothing has no value; leave it out"
-        )
-    if not 0 <= successes <= trials:
-        raise DataError(
-            f"expected successes in 0..{trials}, the number of trials, got {successes}: count both on "
-            "the same rows"
-        )
+    check_trials(successes, trials)
     z, share = normal_quantile(level), int(successes) / int(trials)
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
@@ -68,6 +57,30 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     # the ends meet 0 and 1 exactly there; in floating point they miss by a hair
     low = 0.0 if successes == 0 else (centre - half) / scale
     high = 1.0 if successes == trials else (centre + half) / scale
+    return low, high
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval for a share (Clopper and Pearson 1934, Biometrika 26).
+
+    It holds at least its level for every true share, and is wider than Wilson's, which holds it on average.
+
+    Args:
+        successes: How many of the trials succeeded.
+        trials: How many there were, at least one.
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        The lower and the upper end, both in [0, 1].
+
+    >>> [round(end, 4) for end in clopper_pearson(0, 10)]
+    [0.0, 0.3085]
+    """
+    check_trials(successes, trials)
+    check_level(level)
+    hits, missed, tail = int(successes), int(trials) - int(successes), (1 - level) / 2
+    low = float(betaincinv(hits, missed + 1, tail)) if hits else 0.0
+    high = float(betainccinv(hits + 1, missed, tail)) if missed else 1.0
     return low, high
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from secateur.stats.checks import check_scores, normal_quantile
-from secateur.stats.intervals import Interval
+from secateur.errors import UsageError
+from secateur.stats.checks import check_level, check_scores, normal_quantile
+from secateur.stats.intervals import Interval, clopper_pearson
 
 
 def delong(positive: ArrayLike, negative: ArrayLike) -> tuple[float, float]:
@@ -75,6 +76,50 @@ def roc_auc(positive: ArrayLike, negative: ArrayLike, *, level: float = 0.95) ->
         low, high = float(expit(logit(area) - half)), float(expit(logit(area) + half))
         method = "DeLong, on the logit scale"
     return Interval(value=area, low=low, high=high, level=level, n=len(pos) + len(neg), method=method)
+
+
+def tpr_at_fpr(positive: ArrayLike, negative: ArrayLike, fpr: float, *, level: float = 0.95) -> Interval:
+    """The true-positive rate of the most generous threshold whose false-positive rate is at most ``fpr``.
+
+    Of all sets {score >= t} with FPR <= ``fpr`` the largest; never the nearest, which may overstep, and
+    nothing is interpolated. Where ties make even the smallest set overstep, it is empty and the rate is 0.
+
+    The interval is Clopper and Pearson's, of the positives above this threshold. It holds the threshold
+    fixed: it is exact for the true-positive rate of the threshold that was found, and leaves out that other
+    negatives would have set another one, whose population FPR is ``fpr`` only on average.
+
+    Args:
+        positive: [m], scores that should be high.
+        negative: [n], scores that should be low.
+        fpr: The false-positive rate, in (0, 1).
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        The rate; ``n`` is the number of positives. With fewer than 10 / ``fpr`` negatives the rate and both
+        ends are NaN and ``method`` is "unresolved": fewer than ten of them would set the threshold.
+
+    Raises:
+        DataError: No scores on a side, or NaN among them.
+        UsageError: ``fpr`` outside (0, 1).
+
+    >>> rate = tpr_at_fpr([0.99, 0.985, 0.3, 0.2], np.linspace(0, 1, 1000), 0.01)
+    >>> rate.value, round(rate.low, 3), round(rate.high, 3)
+    (0.25, 0.006, 0.806)
+    """
+    check_level(level)
+    if not 0 < fpr < 1:
+        raise UsageError(f"expected a false-positive rate in (0, 1), got {fpr}: write 1 % as 0.01")
+    pos, neg = check_scores(positive, "positive"), check_scores(negative, "negative")
+    m, n = len(pos), len(neg)
+    if n * fpr < 10 * (1 - 1e-9):  # 10 / fpr is not exact in floating point
+        nan = math.nan
+        return Interval(value=nan, low=nan, high=nan, level=level, n=m, method="unresolved")
+    # shares are compared as shares: n * fpr would lose one where it misses a whole number by a hair
+    allowed = int((np.arange(1, n + 1) / n <= fpr).sum())
+    hits = int((pos > np.sort(neg)[n - 1 - allowed]).sum())  # above the first negative that is too many
+    low, high = clopper_pearson(hits, m, level)
+    method = "Clopper-Pearson, the threshold held fixed"
+    return Interval(value=hits / m, low=low, high=high, level=level, n=m, method=method)
 
 
 def _midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,8 @@ import numpy as np
 from secateur import knobs
 from secateur.audit import Audit, Needs, judge
 from secateur.errors import DataError
-from secateur.evidence import Evidence, Outputs
+from secateur.evidence import Evidence
+from secateur.outputs import Outputs
 from secateur.record import Better, Estimate, Finding, Record
 from secateur.testing.problems import toy_evidence
 from secateur.testing.promises import check_words, fail, watched

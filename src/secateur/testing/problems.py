@@ -10,9 +10,10 @@ import numpy as np
 from torch import nn
 
 from secateur.data import Split
-from secateur.evidence import Evidence, Outputs, Reference
+from secateur.evidence import Evidence, Reference
 from secateur.maths.saliency import keep_largest
 from secateur.optimize import Sgd, cross_entropy, optimize
+from secateur.outputs import Outputs
 from secateur.run import Precision, Run
 from secateur.state import Mark, State
 
