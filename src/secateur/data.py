@@ -141,26 +141,69 @@ class View:
             UsageError: ``epochs`` or ``batch`` is below one.
             ClosedView: The step's ``reads`` does not name this role.
         """
-        self._open()
         if epochs < 1 or batch < 1:
             raise UsageError(
                 f"expected at least one epoch and one row per batch, got epochs={epochs}, batch={batch}"
             )
+        orders = self.orders(epochs=epochs, rng=rng)
+        updates = math.ceil(len(self) / batch)
+
+        def epoch(number: int) -> Iterator[Batch]:
+            shuffled, chance = orders(number)
+            for part in shuffled.to(self._device).tensor_split(updates):
+                yield self._draw(part, self._augment if augment else None, chance)
+
+        return Loader(epochs, updates, epoch)
+
+    def orders(self, *, epochs: int, rng: Generator) -> Callable[[int], tuple[Tensor, Generator]]:
+        """The orders in which ``loader`` shows the rows: for whoever trains several models at once.
+
+        Args:
+            epochs: Passes over the rows.
+            rng: A CPU generator; the only source of chance.
+
+        Returns:
+            Epoch to the positions [n] in ``table``, shuffled, and the generator of its augmentation. A pure
+            function; it counts nothing.
+
+        Raises:
+            DataError: The view is empty.
+            ClosedView: The step's ``reads`` does not name this role.
+        """
+        self._open()
         if not len(self):
             raise DataError(
                 f'expected rows to train on in "{self.name}", got an empty view: choose other rows to forget'
             )
         # a seed for each epoch's order and one for its augmentation: neither depends on the other's use
         seeds = torch.randint(2**62, (epochs, 2), generator=rng).tolist()
-        updates = math.ceil(len(self) / batch)
 
-        def epoch(number: int) -> Iterator[Batch]:
+        def epoch(number: int) -> tuple[Tensor, Generator]:
             order, chance = (Generator().manual_seed(seed) for seed in seeds[number])
-            shuffled = self._at[torch.randperm(len(self._at), generator=order)].to(self._device)
-            for part in shuffled.tensor_split(updates):
-                yield self._draw(part, self._augment if augment else None, chance)
+            return self._at[torch.randperm(len(self._at), generator=order)], chance
 
-        return Loader(epochs, updates, epoch)
+        return epoch
+
+    def table(self, *, draws: int) -> tuple[Tensor, Tensor, Augment | None]:
+        """The rows behind ``orders``, of which only those that it names may be looked at.
+
+        Args:
+            draws: How many will be, each time counted.
+
+        Returns:
+            x [n, ...] on the device (uint8, or floats in the precision of the run), y [n], and the
+            augmentation.
+
+        Raises:
+            DataError: x is a mapping of tensors.
+            ClosedView: The step's ``reads`` does not name this role.
+        """
+        self._open()
+        table = self._table.to(self._device)
+        if not isinstance(table.x, Tensor):
+            raise DataError("expected rows whose x is one tensor, got a mapping of tensors: draw batches")
+        self._count[0] += draws
+        return table.x if table.x.dtype == torch.uint8 else self._floats(table.x), table.y, self._augment
 
     def sample(self, rows: int, rng: Generator) -> View:
         """Some of the rows, drawn at random and each at most once; what is drawn from them counts here.

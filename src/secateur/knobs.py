@@ -82,6 +82,16 @@ Members = Annotated[
     Literal["sampled", "first"],
     Field(description="the retain rows that stand for members: a random sample, or the first by row id"),
 ]
+Ratio = Annotated[
+    float,
+    Field(gt=0, allow_inf_nan=False, description="how many times more a row must have gained than another"),
+]
+Offline = Annotated[
+    float,
+    Field(
+        ge=0, le=1, description="models that saw a row say a p + 1 - a of it, where those that did not say p"
+    ),
+]
 Level = Annotated[float, Field(gt=0, lt=1, description="confidence level of the intervals")]
 Seed = Annotated[int, Field(ge=0, description="seed of the named random streams")]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.data import Batch, Loader
+from secateur.data import Batch, Loader, Role
 from secateur.errors import DataError, NotFinite, UsageError
 from secateur.maths.schedules import constant
 from secateur.run import Run
@@ -74,6 +74,25 @@ class Sgd:
                 "sharpness looks for the worst loss nearby in order to lower it, and ascend climbs the loss: "
                 "set one of them"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plainly:
+    """A training that does nothing but ``optimize`` cross-entropy on one role: several can be done at once.
+
+    Attributes:
+        role: The rows.
+        epochs: Passes over them.
+        batch: Rows per update, at most.
+        sgd: How to descend.
+        smoothing: Of the labels.
+    """
+
+    role: Role
+    epochs: int
+    batch: int
+    sgd: Sgd
+    smoothing: float = 0.0
 
 
 def cross_entropy(model: nn.Module, batch: Batch, progress: float, smoothing: float = 0.0) -> Tensor:

@@ -225,7 +225,7 @@ class Record:
                 )
             data["schema"] = SCHEMA
             data["steps"] = tuple(read_trace(step) for step in data["steps"])
-            data["findings"] = tuple(_finding(finding) for finding in data["findings"])
+            data["findings"] = tuple(read_finding(finding) for finding in data["findings"])
             data["references"] = tuple(data["references"])
             data["measures"] = {name: _number(value) for name, value in data["measures"].items()}
             return cls(**data)
@@ -281,7 +281,18 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _finding(data: dict[str, Any]) -> Finding:
+def read_finding(data: dict[str, Any]) -> Finding:
+    """A finding from the JSON-like values that ``plain`` gave.
+
+    Args:
+        data: Those values.
+
+    Returns:
+        The finding.
+
+    Raises:
+        DataError: No such verdict is known.
+    """
     estimates = {
         name: Estimate(**{**e, **{key: _number(e[key]) for key in ("value", "low", "high")}})
         for name, e in data["estimates"].items()

@@ -76,11 +76,10 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         StepError: It raised anything else.
         DataError: The model cannot be copied, or a view that the step trains on is empty.
     """
-    name, reads = _identify(step)
+    name = _identify(step)
     _check_place(state, run)
     run = run.at(state.depth)
-    wanted = {key: p.requires_grad for key, p in state.model.named_parameters()}
-    handed = _handed(step.card, name, reads, state, run)
+    handed = hand(step, state, run)
     # torch does so at the first optimizer of a process: a second that is no step's own
     importlib.import_module("torch._dynamo")
     with run.steady(), run.seeded("torch"), _peak(run) as peak:
@@ -89,6 +88,32 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         result = _take(step, name, handed, run)
         run.synchronize()
         seconds = time.perf_counter() - began
+    return finish(step, state, handed, result, run, seconds=seconds, peak_bytes=peak[0])
+
+
+def finish(
+    step: Step, state: State, handed: State, result: Any, run: Run, *, seconds: float, peak_bytes: int
+) -> Applied:
+    """What ``apply`` does after a step: check what came back, and write the trace.
+
+    Args:
+        step: The step.
+        state: The caller's.
+        handed: What the step was handed: its views have counted.
+        result: What the step gave back.
+        run: With the step's notes.
+        seconds: What it took.
+        peak_bytes: Peak memory.
+
+    Returns:
+        The new state and the trace.
+
+    Raises:
+        BrokenPromise: As ``apply``.
+        NotFinite: As ``apply``.
+    """
+    name, reads = name_of(type(step)), step.reads
+    wanted = {key: p.requires_grad for key, p in state.model.named_parameters()}
     if not isinstance(result, State):
         raise BrokenPromise(
             f"expected {name} to return a State, got {type(result).__name__}: end with `return state`"
@@ -118,7 +143,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         reads=tuple(sorted(reads)),
         drawn={role: getattr(handed, role).drawn for role in ROLES if role in reads},
         seconds=seconds,
-        peak_bytes=peak[0],
+        peak_bytes=peak_bytes,
         sparsity=after.sparsity,
         weights_saw=tuple(sorted(after.weights_saw)),
         masks_saw=tuple(sorted(after.masks_saw)),
@@ -138,7 +163,7 @@ def _take(step: Step, name: str, handed: State, run: Run) -> State:
         ) from error
 
 
-def _identify(step: Any) -> tuple[str, frozenset[Role]]:
+def _identify(step: Any) -> str:
     name = name_of(type(step))
     if isinstance(step, type):
         raise UsageError(f"expected a step, got the class {step.__name__}: write {step.__name__}(...)")
@@ -157,7 +182,7 @@ def _identify(step: Any) -> tuple[str, frozenset[Role]]:
             f"expected {name}.reads to be a frozenset of {', '.join(ROLES)}, got {reads!r}: it says which "
             "rows the step looks at"
         )
-    return name, reads
+    return name
 
 
 def _check_place(state: State, run: Run) -> None:
@@ -169,8 +194,18 @@ def _check_place(state: State, run: Run) -> None:
         )
 
 
-def _handed(card: Card, name: str, reads: frozenset[Role], state: State, run: Run) -> State:
-    views: dict[Role, View] = {}
+def hand(step: Step, state: State, run: Run) -> State:
+    """What a step is handed: a copy of the model (or, to start anew, a new one), and views that count.
+
+    Args:
+        step: The step; views of roles that its ``reads`` does not name are closed.
+        state: The caller's.
+        run: Where a new model is made.
+
+    Returns:
+        A state whose every part the step may write to.
+    """
+    name, reads, views = name_of(type(step)), step.reads, dict[Role, View]()
     for role in ROLES:
         view: View = getattr(state, role)
         why = (
@@ -179,7 +214,7 @@ def _handed(card: Card, name: str, reads: frozenset[Role], state: State, run: Ru
         )
         views[role] = view.fresh() if role in reads else view.closed(why)
     # copies of all that a step could write to: the caller's stays as it is
-    begun = state.fresh(run) if card.anew else replace(state, model=copy_model(state.model).eval())
+    begun = state.fresh(run) if step.card.anew else replace(state, model=copy_model(state.model).eval())
     return replace(
         begun,
         pool=views["pool"],

@@ -14,13 +14,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from secateur import __version__, knobs
 from secateur.audit import judge
 from secateur.card import name_of
 from secateur.data import Split
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, StoreError
 from secateur.evidence import Evidence, Reference
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, identity, step_key
@@ -71,13 +73,9 @@ class Lab:
         """
         ground = self.ground(plan)
         self.store.ready()
-        links, traces = [ground.link], []
-        for planned in plan.steps:
-            link, trace = self._take(planned, links[-1], ground)
-            links.append(link)
-            traces.append(trace)
+        links, traces = self.walk(plan, ground)
         before = links[-1] if plan.unlearn is None else links[plan.unlearn]
-        retrained = [self._retrained(plan, i, before, ground) for i in range(plan.references)]
+        retrained = [self.retrained(plan, i, before, ground) for i in range(plan.references)]
         key = digest({
             "steps": links[-1].key,
             "before": before.key,
@@ -90,7 +88,7 @@ class Lab:
         })
         self._keep_split(ground.split)
         asked = [before, links[-1], *(link for link, _ in retrained)]
-        evidence = all(self.store.has("outputs", _outputs_key(link, ground)) for link in asked)
+        evidence = all(self.store.has("outputs", _outputs_key(link, ground.split)) for link in asked)
         if not evidence or not self.store.has("runs", key):  # what lost its evidence could not be audited
             self._judge(key, plan, ground, links, traces, before, retrained)
         self.store.read("runs", key, WEIGHTS)  # verifies them: the record says where they lie
@@ -100,23 +98,82 @@ class Lab:
         """What a plan stands on, with this lab's data."""
         return self._loaded.ground(plan, plan.settings.run())
 
-    def _retrained(self, plan: Plan, i: int, before: Link, ground: Ground) -> tuple[Link, StepTrace]:
+    def within(self, plan: Plan, seed: int, keep: NDArray[np.int64], forget: NDArray[np.int64]) -> Ground:
+        """What a plan stands on under another seed, where only some rows of its pool are there: their ids."""
+        return self._loaded.within(plan, replace(plan.settings.run(), seed=seed), keep, forget)
+
+    def check_stored(self, plan: Plan, ground: Ground) -> None:
+        """Refuse to go on from a run whose steps would have to be taken again, under other bits.
+
+        Args:
+            plan: The run's plan.
+            ground: What it stands on.
+
+        Raises:
+            StoreError: A step is not in the store.
+        """
+        link = ground.link
+        for planned in plan.steps:
+            seed = ground.run.seed if planned.seed is None else planned.seed
+            if not self.store.has("steps", step_key(ground.root, link, planned, ground.split, seed)):
+                raise StoreError(
+                    f'expected the step "{planned.label}" of this run in the store, and it is not there under '
+                    "the data, hardware and versions of today: run its plan again here, then audit that run"
+                )
+            link, _ = self.take(planned, link, ground)
+
+    def walk(self, plan: Plan, ground: Ground) -> tuple[list[Link], list[StepTrace]]:
+        """Take the steps of a plan.
+
+        Args:
+            plan: The plan.
+            ground: What it stands on.
+
+        Returns:
+            The links, from the start on, and one trace for each step.
+        """
+        links, traces = [ground.link], []
+        for planned in plan.steps:
+            link, trace = self.take(planned, links[-1], ground)
+            links.append(link)
+            traces.append(trace)
+        return links, traces
+
+    def retrained(self, plan: Plan, i: int, before: Link, ground: Ground) -> tuple[Link, StepTrace]:
+        """Make a reference, or find it in the store.
+
+        Args:
+            plan: Its ``reference`` is the step to take.
+            i: Number of the reference: its seed is ``FIRST_REFERENCE_SEED + i``.
+            before: Where unlearning began.
+            ground: What the plan stands on.
+
+        Returns:
+            The link, and the trace of the step.
+        """
         assert plan.reference is not None
         planned = replace(
             plan.reference, seed=FIRST_REFERENCE_SEED + i, label=f"reference {i + 1}/{plan.references}"
         )
-        return self._take(planned, before, ground)
+        return self.take(planned, before, ground)
 
-    def _take(self, planned: PlannedStep, link: Link, ground: Ground) -> tuple[Link, StepTrace]:
-        """Take a step, or find it in the store."""
+    def take(self, planned: PlannedStep, link: Link, ground: Ground) -> tuple[Link, StepTrace]:
+        """Take a step, or find it in the store.
+
+        Args:
+            planned: The step.
+            link: What it follows.
+            ground: What the chain stands on.
+
+        Returns:
+            The link behind the step, and its trace.
+        """
         seed = ground.run.seed if planned.seed is None else planned.seed
         key = step_key(ground.root, link, planned, ground.split, seed)
         if not self.store.has("steps", key):
             run = replace(ground.run, seed=seed, progress=_Named(self.progress, planned.label))
-            done = self._apply(key, planned, self._state(link, ground), run)
-            trace = replace(done.trace, made={"created": _now(), "hardware": machine(_hardware(run))})
-            self.store.put("steps", key, freeze(done.state, trace))
-            self._keep(key, done.state)
+            done = self._apply(key, planned, self.state(link, ground), run)
+            self.keep(key, done, run)
             self.taken.append(planned.use)
         meta = json.loads(self.store.read("steps", key, META))
         after = Link(key=key, masks=meta["masks"], depth=meta["depth"])
@@ -133,7 +190,7 @@ class Lab:
             self._failed[key] = error
             raise
 
-    def _state(self, link: Link, ground: Ground) -> State:
+    def state(self, link: Link, ground: Ground) -> State:
         """The state behind a link, over this plan's views."""
         if link.key == ground.link.key:
             return ground.state
@@ -160,16 +217,34 @@ class Lab:
             self.store.put("splits", split.hash, {ROWS: told.encode()})
         self.store.read("splits", split.hash, ROWS)
 
+    def keep(self, key: str, done: Applied, run: Run) -> None:
+        """Put what a step gave into the store."""
+        made = {"created": _now(), "hardware": machine(_hardware(run))}
+        self.store.put("steps", key, freeze(done.state, replace(done.trace, made=made)))
+        self._keep(key, done.state)
+
     def _keep(self, key: str, state: State) -> None:
         self._states[key] = state
         _forget_oldest(self._states, 4)
 
-    def _outputs(self, link: Link, ground: Ground) -> tuple[str, dict[str, Outputs]]:
-        """What a link's model said, and the key that it is stored under."""
-        key = _outputs_key(link, ground)
+    def outputs(
+        self, link: Link, ground: Ground, split: Split | None = None
+    ) -> tuple[str, dict[str, Outputs]]:
+        """What a link's model said, and the key that it is stored under.
+
+        Args:
+            link: Whose model.
+            ground: What its chain stands on.
+            split: The rows to ask about; None: those of the ground.
+
+        Returns:
+            The key, and view name to outputs.
+        """
+        split = split or ground.split
+        key = _outputs_key(link, split)
         if key not in self._said:
             if not self.store.has("outputs", key):
-                said = observe(self._state(link, ground).model, ground.split, ground.run)
+                said = observe(self.state(link, ground).model, split, ground.run)
                 self.store.put("outputs", key, {OUTPUTS: pack_outputs(said)})
             self.store.read("outputs", key, OUTPUTS)  # verifies it
             self._said[key] = load_outputs(self.store.path("outputs", key) / OUTPUTS)
@@ -186,9 +261,9 @@ class Lab:
         before: Link,
         retrained: list[tuple[Link, StepTrace]],
     ) -> None:
-        split, old, new = ground.split, self._state(before, ground), self._state(links[-1], ground)
-        said = {"before": self._outputs(before, ground), "after": self._outputs(links[-1], ground)}
-        said |= {f"retrain[{i}]": self._outputs(link, ground) for i, (link, _) in enumerate(retrained)}
+        split, old, new = ground.split, self.state(before, ground), self.state(links[-1], ground)
+        said = {"before": self.outputs(before, ground), "after": self.outputs(links[-1], ground)}
+        said |= {f"retrain[{i}]": self.outputs(link, ground) for i, (link, _) in enumerate(retrained)}
         evidence = Evidence(
             before=said["before"][1],
             after=said["after"][1],
@@ -241,8 +316,8 @@ class Lab:
         self.store.put("runs", key, {RECORD: record.to_json().encode(), WEIGHTS: weights})
 
 
-def _outputs_key(link: Link, ground: Ground) -> str:
-    return digest({"state": link.key, "split": ground.split.hash})
+def _outputs_key(link: Link, split: Split) -> str:
+    return digest({"state": link.key, "split": split.hash})
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,34 @@ class Loaded:
                     f'the audit "{name_of(type(audit))}" needs rows of {", ".join(absent)}, and the data has '
                     "none: add them, or take the audit out"
                 )
+        return self._stand(plan, run, rows, split)
+
+    def within(self, plan: Plan, run: Run, keep: NDArray[np.int64], forget: NDArray[np.int64]) -> Ground:
+        """What a plan stands on where only some rows of its pool are there.
+
+        Args:
+            plan: The plan; its holdout stays out, its request is not looked at.
+            run: Where to compute, and the seed.
+            keep: Ids of the rows of the pool that stay, those to forget among them.
+            forget: Ids of the rows to forget.
+
+        Returns:
+            The ground.
+
+        Raises:
+            DataError: As ``ground``.
+        """
+        rows = self._collection(plan.data)
+        left_out = np.setdiff1d(np.arange(len(rows.train.y)), rows.train.positions(keep, "a shadow"))
+        split = Split.over(
+            rows.train,
+            forget=rows.train.positions(forget, "the request of a shadow"),
+            holdout=left_out,
+            augment=rows.made.augment,
+        )
+        return self._stand(plan, run, rows, split)
+
+    def _stand(self, plan: Plan, run: Run, rows: _Rows, split: Split) -> Ground:
         accepted = knobs.names(plan.model.call)
         built = {key: value for key, value in _told(rows, split).items() if key in accepted}
         built |= plan.model.knobs

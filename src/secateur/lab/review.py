@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from secateur.errors import DataError, nearest
 from secateur.evidence import Evidence, Reference
 from secateur.lab.store import Store
 from secateur.outputs import Outputs, load_outputs
-from secateur.record import Finding, Record
+from secateur.record import Finding, Record, read_finding
 
 
 def audit_run(store: Path, run: str, audits: Sequence[Audit] | None = None) -> list[Finding]:
@@ -44,6 +45,31 @@ def audit_run(store: Path, run: str, audits: Sequence[Audit] | None = None) -> l
         every = [shelf[name]() for name in shelf]
         audits = [audit for audit in every if audit.needs.views <= set(evidence.after)]
     return judge(audits, evidence)
+
+
+FINDINGS = "findings.json"
+
+
+def kept_findings(store: Path, run: str) -> list[Finding]:
+    """What ``secateur audit --tier`` found of a run, the newest of each audit.
+
+    Args:
+        store: The folder of results.
+        run: The run's whole key.
+
+    Returns:
+        One finding for each audit, by name.
+
+    Raises:
+        StoreError: Findings are not what was written.
+    """
+    shelf, found = Store(store), dict[str, Finding]()
+    entries = [path for path in (store / "audits").glob("*") if not path.name.startswith(".")]
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime):
+        told = json.loads(shelf.read("audits", path.name, FINDINGS))
+        if told["run"] == run:
+            found |= {finding["audit"]: read_finding(finding) for finding in told["findings"]}
+    return [found[name] for name in sorted(found)]
 
 
 def find_run(store: Path, run: str) -> Record:

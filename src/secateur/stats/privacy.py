@@ -148,10 +148,10 @@ def _best(
     row, best = (int(one) for one in np.unravel_index(bounds.argmax(), bounds.shape))
     sign = (1, -1)[row]
     score, all_scores = sign * member[best], sign * np.concatenate([member, nonmember])
-    # halfway to the next score: at the best score itself, unseen scores a little beyond it would count as errors
-    beyond = all_scores[(all_scores < score) & np.isfinite(all_scores)].max(initial=-math.inf)
-    halfway = beyond / 2 + score / 2
-    return row, float(sign * (halfway if math.isfinite(halfway) else score))
+    # halfway to the next score: at the best one itself, unseen scores a little beyond would be errors
+    beyond = all_scores[all_scores < score].max(initial=-math.inf)
+    finite = math.isfinite(score) and math.isfinite(beyond)
+    return row, float(sign * (beyond / 2 + score / 2 if finite else score))
 
 
 def _bounds(

@@ -10,7 +10,7 @@ from pydantic import Field
 from secateur.card import Card
 from secateur.data import Role
 from secateur.errors import UsageError
-from secateur.optimize import cross_entropy, optimize
+from secateur.optimize import Plainly, cross_entropy, optimize
 from secateur.run import Run
 from secateur.state import Mark, State
 from secateur.steps._recipe import Recipe
@@ -46,6 +46,13 @@ class Train(Recipe):
             raise UsageError(
                 f"keep = {outside[0]} is outside the epochs {self.start}..{self.epochs} of this step"
             )
+
+    @property
+    def plainly(self) -> Plainly | None:
+        """What this training comes to, where it keeps no marks and clips nothing."""
+        if self.keep or self.start or self.clip is not None:
+            return None
+        return Plainly(role="pool", epochs=self.epochs, batch=self.batch, sgd=self.sgd())
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Train, and keep the marks."""

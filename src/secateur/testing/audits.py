@@ -13,7 +13,7 @@ import numpy as np
 from secateur import knobs
 from secateur.audit import Audit, Needs, judge
 from secateur.errors import DataError
-from secateur.evidence import Evidence
+from secateur.evidence import Evidence, Kind
 from secateur.outputs import Outputs
 from secateur.record import Better, Estimate, Finding, Record
 from secateur.testing.problems import toy_evidence
@@ -26,13 +26,13 @@ def check_audit(audit: Audit, *, evidence: Evidence | None = None) -> None:
     Args:
         audit: An instance, of ours or from outside.
         evidence: What to try it on; by default made-up evidence, with rows forgotten at random and with a
-            whole class forgotten.
+            whole class forgotten, and as many models of every kind as the audit may need.
 
     Raises:
         Broken: A promise is not kept; its name and what to do about it are in the message.
     """
     check_words(audit)
-    for tried in [evidence] if evidence else [toy_evidence(), toy_evidence(forgotten=1)]:
+    for tried in [evidence] if evidence else _made_up(audit.needs):
         known = _digest(tried)
         finding = watched(partial(_only, audit, tried))
         if _digest(tried) != known:
@@ -41,6 +41,13 @@ def check_audit(audit: Audit, *, evidence: Evidence | None = None) -> None:
         _check_repeats(audit, tried, finding)
         _check_row_order(audit, tried, finding)
         _check_needs(audit, tried, finding)
+
+
+def _made_up(needs: Any) -> list[Evidence]:
+    """Evidence with a few models of kinds that the audit did not ask for, so that a look at them shows."""
+    many = isinstance(needs, Needs) and needs.tier == 2
+    counts = {"references": 36, "bank": 36} if many else {"bank": 2}
+    return [toy_evidence(**counts), toy_evidence(forgotten=1, **counts)]
 
 
 def _only(audit: Audit, evidence: Evidence) -> Finding:
@@ -68,6 +75,7 @@ def _digest(evidence: Evidence) -> list[Any]:
     everyone = [evidence.before, evidence.after, *(reference.outputs for reference in evidence.references)]
     views = [out for outputs in everyone for out in outputs.values()]
     parts = [part for out in views for part in (out.logits, out.labels, out.rows, out.features)]
+    parts += [part for reference in evidence.references for part in (reference.rows, reference.forgot)]
     return [dict(evidence.measures), *(part.tobytes() for part in parts if part is not None)]
 
 
@@ -79,7 +87,13 @@ def _changed(evidence: Evidence, change: Callable[[str, Outputs], Outputs | None
         return {view: out for view, out in new.items() if out is not None}
 
     references = [replace(reference, outputs=every(reference.outputs)) for reference in evidence.references]
-    return Evidence(every(evidence.before), every(evidence.after), references, dict(evidence.measures))
+    return replace(
+        evidence,
+        before=every(evidence.before),
+        after=every(evidence.after),
+        references=references,
+        measures=dict(evidence.measures),
+    )
 
 
 def _check_finding(finding: Finding) -> None:
@@ -148,19 +162,37 @@ def _check_needs(audit: Audit, evidence: Evidence, finding: Finding) -> None:
     if not isinstance(needs, Needs):
         fail(promise, f"`needs` is {needs!r}: return a secateur.Needs")
     enough = _changed(evidence, lambda view, out: out if view in needs.views else None)
+    told = _text(replace(finding, controls=()))  # fakes look at views of their own
     try:
-        same = _text(_only(audit, enough)) == _text(finding)
+        same = _text(replace(_only(audit, enough), controls=())) == told
     except (KeyError, DataError):
         same = False
     if not same:
         fail(
             promise, f"the finding depends on more than the views {sorted(needs.views)}: name all in `needs`"
         )
+    wanted: dict[Kind, Any] = {
+        "retrained": needs.references,
+        "original": needs.unlearned,
+        "unlearned": needs.unlearned,
+        "shadow": needs.shadows,
+        "unlearned-shadow": needs.requests,
+    }
+    # retrains are everybody's controls
+    kept = [one for one in evidence.references if wanted[one.kind] or one.kind == "retrained"]
+    if _text(replace(_only(audit, replace(evidence, references=kept)), controls=())) != told:
+        kinds = [kind for kind, count in wanted.items() if count]
+        fail(promise, f"the finding depends on models that it did not ask for; it asked for {kinds}")
     for gone in sorted(needs.views):
         less = {view: out for view, out in enough.after.items() if view != gone}
         with contextlib.suppress(DataError):
             _only(audit, replace(enough, after=less))
             fail(promise, f'"{gone}" is needed, and nobody says so when it is missing: leave that to judge()')
-    alone = _only(audit, replace(enough, references=()))
-    if needs.references and (alone.verdict in {"pass", "fail"} or not alone.caveats):
-        fail(promise, "it wants references, and without any it gave a verdict or no caveat: be inconclusive")
+    for kind in (kind for kind, count in wanted.items() if count):
+        rest = [one for one in enough.references if one.kind != kind]
+        alone = _only(audit, replace(enough, references=rest))
+        if alone.verdict in {"pass", "fail"} or not alone.caveats:
+            fail(
+                promise,
+                f'it wants references, and without any "{kind}" it gave a verdict or no caveat: be inconclusive',
+            )

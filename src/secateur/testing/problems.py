@@ -92,13 +92,18 @@ def _network(classes: int) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), head)
 
 
-def toy_evidence(*, seed: int = 0, references: int = 6, forgotten: int | None = None) -> Evidence:
+def toy_evidence(
+    *, seed: int = 0, references: int = 6, forgotten: int | None = None, bank: int = 0
+) -> Evidence:
     """Made-up answers: the original is sure of forget and retain, candidate and retrains of retain only.
 
     Args:
         seed: Of all numbers.
         references: How many retrained models to add.
         forgotten: A class (0, 1 or 2) to forget whole; None: forget rows of every class.
+        bank: How many models of each other kind to add: originals and unlearned models, as sure as original
+            and candidate, and shadows, sure of a random half of forget and retain, before and after each
+            unlearned a quarter of that half exactly.
 
     Returns:
         Evidence on forget, retain, holdout and test, of three classes, with features [n, 4].
@@ -111,17 +116,26 @@ def toy_evidence(*, seed: int = 0, references: int = 6, forgotten: int | None = 
         labels["forget"] = np.full(30, forgotten)
         labels["retain"] = (forgotten + 1 + labels["retain"] % 2) % 3
 
-    def outputs(sure: Sequence[str]) -> dict[str, Outputs]:
+    def outputs(sure: Sequence[int], rng: np.random.Generator) -> dict[str, Outputs]:
         said = {}
         for (view, y), at in zip(labels.items(), rows, strict=True):
             logits = rng.normal(size=(len(y), 3))
-            logits[np.arange(len(y)), y] += 4.0 if view in sure else 1.5
+            logits[np.arange(len(y)), y] += np.where(np.isin(at, sure), 4.0, 1.5)
             said[view] = Outputs(
                 logits.astype(np.float32), y, at, rng.normal(size=(len(y), 4)).astype(np.float32)
             )
         return said
 
-    before, after = outputs(["forget", "retain"]), outputs(["retain"])
-    retrained = [Reference("retrained", outputs(["retain"]), rows[1]) for _ in range(references)]
+    pool, kept = np.concatenate(rows[:2]), rows[1]
+    before, after = outputs(pool, rng), outputs(kept, rng)
+    others = [Reference("retrained", outputs(kept, rng), kept) for _ in range(references)]
+    rng = np.random.default_rng([seed, 1])  # of its own: with a bank the rest stays as it is
+    for _ in range(bank):
+        others += [Reference("original", outputs(pool, rng), pool)]
+        others += [Reference("unlearned", outputs(kept, rng), pool)]
+        half = np.sort(rng.choice(pool, len(pool) // 2, replace=False))
+        gone = np.sort(rng.choice(half, len(half) // 4, replace=False))
+        others += [Reference("shadow", outputs(half, rng), half)]
+        others += [Reference("unlearned-shadow", outputs(np.setdiff1d(half, gone), rng), half, gone)]
     measures = {"sparsity.before": 0.0, "sparsity.after": 0.5, "distance": 1.0}
-    return Evidence(before=before, after=after, references=retrained, measures=measures)
+    return Evidence(before=before, after=after, references=others, measures=measures)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from secateur.card import Card
 from secateur.data import Role
 from secateur.knobs import Sam, Smoothing
-from secateur.optimize import cross_entropy, optimize
+from secateur.optimize import Plainly, cross_entropy, optimize
 from secateur.run import Run
 from secateur.state import State
 from secateur.steps._recipe import Recipe
@@ -39,6 +39,15 @@ class Retrain(Recipe):
     mask: Literal["keep", "dense"] = "keep"
     smoothing: Smoothing = 0.0
     sam: Sam = 0.0
+
+    @property
+    def plainly(self) -> Plainly | None:
+        """What this training comes to, where it keeps its masks, is not sharpness-aware and clips nothing."""
+        if self.mask != "keep" or self.sam or self.clip is not None:
+            return None
+        return Plainly(
+            role="retain", epochs=self.epochs, batch=self.batch, sgd=self.sgd(), smoothing=self.smoothing
+        )
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Train the fresh model that the driver hands to a step that starts anew."""

@@ -1,0 +1,214 @@
+"""U-LiRA: whether rows that a model unlearned look, row by row, like rows that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import nan
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from secateur import stats
+from secateur.audit import Needs
+from secateur.bands import HONEST
+from secateur.card import Card
+from secateur.evidence import Evidence, Reference
+from secateur.knobs import Level, References, Seed
+from secateur.record import Estimate, Finding, Verdict
+
+ENOUGH = 16  # models for a verdict
+SHRINK = 16.0  # degrees of freedom that the pooled variance is worth
+BINS = 4096  # of equally many scores; within one they count as tied
+RATE, NEGATIVES = 0.01, 1000  # false positives, and how many rows never seen resolve them
+DRAWS = 1000
+Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ULira:
+    """U-LiRA: unlearned rows against rows never seen, by a likelihood ratio of each row's own.
+
+    Each model of the bank was trained on a random half of the pool and then unlearned some of it. For each
+    row, the scores phi = log p_y - log sum of the others over the models that unlearned it make one normal
+    distribution, those over the models that never saw it another; the attack's score is their log-likelihood
+    ratio. What public code got wrong: no model is scored by distributions that it helped to fit (models are
+    cut in halves, each scored by the other); each side has its own variance, shrunken towards that side's
+    pooled one and widened for the error of the mean; rows weigh equally much on both sides, so that no row's
+    level is mistaken for membership; the intervals are drawn over models, since the rows of one depend on
+    each other. Without a difference the area is 0.5.
+
+    A ratio finds rows that are still known and rows that were unlearned too much alike, both above 0.5;
+    "shift", by how many nats phi of unlearned rows lies above that of the same rows never seen, tells which.
+    The forget rows of the candidate's own request play no part: this judges the procedure on random requests.
+
+    The verdict is "inconclusive" with fewer than sixteen models, if the same attack cannot tell the rows in
+    question before unlearning, or retained rows after it (a model that knows nothing has no power left);
+    "fail" if the interval of "AUC" lies off 0.5; "pass" if it holds 0.5 and ends below ``margin``; else
+    "inconclusive". Halves and intervals depend on the order of the models.
+
+    Attributes:
+        models: How many shadow models to ask for; all that are there count.
+        margin: The greatest area that would not matter: a pass needs an interval that ends below it.
+        level: Confidence level of each interval, in (0, 1).
+        seed: Seed of the halves, of the draws and of the control with membership shuffled.
+    """
+
+    models: References = 64
+    margin: Annotated[float, Field(gt=0.5, lt=1)] = 0.55
+    level: Level = 0.95
+    seed: Seed = 0
+
+    card: ClassVar[Card] = Card(
+        summary="A likelihood-ratio attack on each row, of unlearned rows against rows never seen.",
+        paper="Hayes et al., Inexact Unlearning Needs More Careful Evaluations, arXiv 2403.01218",
+        data="What 64 models, each trained on a random half of the pool, said before and after unlearning "
+        "some of its rows.",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        """Forget and retain, which are the pool, and test; K shadows, before and after requests of theirs."""
+        return Needs(shadows=self.models, requests=True)
+
+    def __call__(self, evidence: Evidence, /) -> Finding:
+        """Attack every model of the bank.
+
+        Args:
+            evidence: What the models said, with references shadow and unlearned-shadow on the same rows.
+
+        Returns:
+            "AUC", "TPR@1%FPR" and "shift" (nats), with "before." for the same models before they unlearned;
+            "shuffled.AUC" with membership dealt out at random within each model; "retained.AUC" of retained
+            rows against rows never seen, after unlearning.
+        """
+        shadows = {np.sort(one.rows).tobytes(): one for one in evidence.of("shadow")}
+        pairs = [(one, shadows.get(np.sort(one.rows).tobytes())) for one in evidence.of("unlearned-shadow")]
+        models, before = [a for a, b in pairs if b], [b for _, b in pairs if b]
+        asked = f"{self.models} shadows, before and after unlearning, were asked for, {len(models)} are here"
+        if len(models) < 4:
+            return Finding(audit="u-lira", estimates={}, verdict="inconclusive", caveats=(asked,))
+        ids = np.sort(np.concatenate([evidence.after[view].rows for view in ("forget", "retain")]))
+        after, start = _scores(models), _scores(before)
+        gone = np.stack([np.isin(ids, one.forgot) for one in models])
+        trained = np.stack([np.isin(ids, one.rows) for one in models])
+        rng = np.random.default_rng(self.seed)
+        half = rng.permutation(len(models)) < len(models) // 2
+        found: dict[str, Estimate] = {}
+        for prefix, phi, member in (
+            ("", after, gone),
+            ("before.", start, gone),
+            ("shuffled.", after, _dealt(gone, ~trained, rng)),
+            ("retained.", after, trained & ~gone),
+        ):
+            other = (gone | ~trained) & ~member if prefix == "shuffled." else ~trained
+            estimates = self._attack(phi, member, other, half)
+            found |= {f"{prefix}{name}": e for name, e in estimates.items() if prefix in ("", "before.")}
+            found |= {f"{prefix}AUC": e for name, e in estimates.items() if name == "AUC"}
+        if len(found) < 8:
+            why = "no row was both unlearned and unseen in each half of the models: ask for more models"
+            return Finding(audit="u-lira", estimates={}, verdict="inconclusive", caveats=(why, asked))
+
+        area, shift = found["AUC"], found["shift"].value
+        off = area.low > 0.5 or area.high < 0.5
+        verdict: Verdict = "fail" if off else "pass" if area.high < self.margin else "inconclusive"
+        known = "still known" if shift > 0 else "unlearned too much"
+        held = "inside" if area.high < self.margin else "beyond"
+        told = f"the interval of AUC holds 0.5 and ends {held} the margin of {self.margin:g}"
+        caveats = [f"unlearned rows can be told from rows never seen: they are {known}" if off else told]
+        if len(models) < ENOUGH:
+            verdict = "inconclusive"
+            caveats.insert(0, f"{len(models)} models, a verdict needs {ENOUGH}")
+        for name, who in (("before.", "the rows before unlearning"), ("retained.", "retained rows after it")):
+            if not found[f"{name}AUC"].low > 0.5:
+                verdict = "inconclusive"
+                caveats.insert(0, f"no power: the attack cannot tell {who} from rows never seen")
+        caveats += [HONEST] if verdict == "pass" else []
+        caveats += [asked] if len(models) < self.models else []
+        return Finding(audit="u-lira", estimates=found, verdict=verdict, caveats=tuple(caveats))
+
+    def _attack(self, phi: Matrix, member: Mask, other: Mask, half: Mask) -> dict[str, Estimate]:
+        """AUC, TPR and shift over all pairs of a row and a model; nothing where no pair can be scored."""
+        scores, weights = _ratios(phi, member, other, half)
+        if not weights.any():
+            return {}
+        edges = np.quantile(scores[weights > 0], np.linspace(0, 1, BINS + 1)[1:-1])
+        bins = np.searchsorted(edges, scores, side="right")
+        of = np.arange(len(phi))[:, None] * BINS + bins
+
+        def mass(side: Mask) -> Matrix:  # of each model in each bin
+            return np.bincount(of[side], weights[side], len(phi) * BINS).reshape(len(phi), BINS)
+
+        yes, no = mass(member), mass(other)
+        moved = np.where(member, phi * weights, 0) - np.where(other, phi * weights, 0)
+        sums, counts = moved.sum(axis=1), yes.sum(axis=1)
+
+        def area(drawn: NDArray[np.int64]) -> float:
+            p, q = yes[drawn].sum(axis=0), no[drawn].sum(axis=0)
+            return float(p @ (q.cumsum() - q / 2) / max(p.sum() * q.sum(), 1e-300))
+
+        def rate(drawn: NDArray[np.int64]) -> float:
+            p, q = (side[drawn].sum(axis=0)[::-1].cumsum() for side in (yes, no))
+            allowed = int((q <= RATE * q[-1] * (1 + 1e-9)).sum())
+            return float(p[allowed - 1] / max(p[-1], 1e-300)) if allowed else 0.0
+
+        def shift(drawn: NDArray[np.int64]) -> float:
+            return float(sums[drawn].sum() / max(counts[drawn].sum(), 1e-300))
+
+        found = {}
+        for name, statistic, unit in (("AUC", area, "1"), ("TPR@1%FPR", rate, "share"), ("shift", shift, "nats")):
+            rng = np.random.default_rng(self.seed)
+            interval = stats.bootstrap(
+                statistic, np.arange(len(phi)), level=self.level, draws=DRAWS, rng=rng
+            )
+            if name == "TPR@1%FPR" and int((other & (weights > 0)).sum()) < NEGATIVES:
+                interval = replace(interval, value=nan, low=nan, high=nan, method="unresolved")
+            method = interval.method.replace("rows", "models")
+            found[name] = Estimate.of(replace(interval, method=method), unit=unit, better="nearer-to-retrain")
+        return found
+
+
+def _scores(models: Sequence[Reference]) -> Matrix:
+    """Phi [models, rows of the pool], rows in the order of their ids."""
+    scores = []
+    for model in models:
+        said = [model.outputs[view] for view in ("forget", "retain")]
+        phi = np.concatenate([stats.logit_confidence(out.logits, out.labels) for out in said])
+        scores.append(phi[np.argsort(np.concatenate([out.rows for out in said]))])
+    return np.stack(scores)
+
+
+def _ratios(phi: Matrix, member: Mask, other: Mask, half: Mask) -> tuple[Matrix, Matrix]:
+    """Scores and weights [models, rows]; a weight of 0 where a pair cannot be scored or is on no side."""
+    scores, weights = np.zeros_like(phi), np.zeros_like(phi)
+    for scored in (half, ~half):
+        fit = ~scored
+        (mean_in, wide_in), (mean_out, wide_out) = (_normal(phi[fit], side[fit]) for side in (member, other))
+        x = phi[scored]
+        ratio = (x - mean_out) ** 2 / wide_out - (x - mean_in) ** 2 / wide_in + np.log(wide_out / wide_in)
+        positives, negatives = (side[scored].sum(axis=0) for side in (member, other))
+        usable = np.isfinite(wide_in * wide_out) & (positives > 0) & (negatives > 0)
+        share = np.where(usable, positives / np.maximum(negatives, 1), 0)  # both sides of a row weigh as much
+        weights[scored] = np.where(member[scored], usable, np.where(other[scored], share, 0))
+        scores[scored] = np.where(usable, ratio / 2, 0)
+    return scores, weights
+
+
+def _normal(phi: Matrix, side: Mask) -> tuple[Matrix, Matrix]:
+    """Of each row over the models of one side: mean and variance [n] of one more score; NaN without one."""
+    count = side.sum(axis=0)
+    mean = np.where(side, phi, 0).sum(axis=0) / np.where(count > 0, count, nan)
+    squares = np.where(side, (phi - mean) ** 2, 0).sum(axis=0)
+    freedom = np.maximum(count - 1, 0)
+    pooled = squares[count > 1].sum() / freedom.sum() if freedom.any() else nan
+    own = (squares + SHRINK * max(pooled, 1e-12)) / (freedom + SHRINK)
+    return mean, own * (1 + 1 / np.where(count > 0, count, nan))
+
+
+def _dealt(member: Mask, other: Mask, rng: np.random.Generator) -> Mask:
+    """As many members in each model, dealt out at random among members and others."""
+    drawn = np.where(member | other, rng.random(member.shape), 2.0)
+    return drawn.argsort(axis=1).argsort(axis=1) < member.sum(axis=1, keepdims=True)
