@@ -1,9 +1,9 @@
 """What an audit costs, next to the plain way of computing the same number.
 
-- mia-efficacy: ``SVC(C=3, gamma="auto", kernel="rbf")`` on dense columns, as in the published code: ``fit`` on
+- mia-efficacy: the published code's ``SVC(C=3, gamma="auto", kernel="rbf")`` on dense columns, ``fit`` on
   retain and test, ``predict`` on forget. Without a store the confidences are drawn, at the paper's size; of a
-  store every set is taken as it is. "points" is our share less the plain one's, in points of 100; at most half
-  a point apart is the goal.
+  store every set is taken as it is. "points" is our share less the plain one's, in points of 100; the goal
+  is half a point at most.
 
 Both sides take turns in one process, on one thread; a ratio is the median over rounds. Where other work runs
 on the machine, ``cpu_ratio`` is the one to read.

@@ -18,6 +18,13 @@ Y = torch.arange(N) % 3
 KNOBS = {"epochs": 2, "batch": 6, "chunk": 3, "lr": 0.1}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        yield
+
+
 def order(model, epoch):
     return torch.randperm(12, generator=Generator().manual_seed(10 * model + epoch))
 
@@ -91,8 +98,7 @@ def test_the_same_call_gives_the_same_bits_and_leaves_chance_alone():
 def test_dropout_is_drawn_for_each_model():
     first = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
     models = [first, copy.deepcopy(first)]
-    with torch.random.fork_rng():
-        train_together(models, X, Y, lambda model, epoch: order(0, epoch), **KNOBS)
+    train_together(models, X, Y, lambda model, epoch: order(0, epoch), **KNOBS)
     assert not torch.equal(models[0][1].weight, models[1][1].weight)
 
 

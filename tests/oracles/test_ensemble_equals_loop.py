@@ -104,7 +104,9 @@ def test_weights_buffers_and_losses_are_those_of_the_loop(kind, given, dtype, mo
     found = train_together(again, X, Y, order, epochs=EPOCHS, batch=BATCH, chunk=2, **given)
     assert worst(start, again) < most
     assert torch.allclose(found, expected, rtol=most)
-    moved = [p.detach() - q.detach() for p, q in zip(again[0].parameters(), before[0].parameters(), strict=True)]
+    moved = [
+        p.detach() - q.detach() for p, q in zip(again[0].parameters(), before[0].parameters(), strict=True)
+    ]
     assert all(float(step.norm()) > 0.01 for step in moved)
     if kind == "cnn":
         counts = [int(model[2].num_batches_tracked) for model in again]

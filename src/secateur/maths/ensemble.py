@@ -347,7 +347,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
         return torch.equal(found, expected)
     # far above rounding, TF32's too: this looks for another computation
     scale = float(expected.abs().nan_to_num().max())
-    return torch.allclose(found, expected, rtol=0.01, atol=0.01 * scale, equal_nan=True)
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 
 
 def _seconds(stack: _Stack, size: int, x: Tensor, y: Tensor, batch: int, updates: int) -> float:

@@ -111,10 +111,7 @@ def mia_privacy(retain: ArrayLike, test: ArrayLike, *, seed: int = 0, level: flo
 def _called_members(
     members: NDArray[np.float64], others: NDArray[np.float64], asked: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """What ``SVC(C=3, gamma="auto", kernel="rbf")``, taught members first, says of the rows asked about.
-
-    More rows than ``_CELLS`` on each of two sides are merged before it learns them.
-    """
+    """What ``SVC(C=3, gamma="auto", kernel="rbf")``, taught members first, says of the rows asked about."""
     # a second to import, and a report needs none of it
     from scipy.sparse import csr_array
     from sklearn.svm import SVC
@@ -129,9 +126,9 @@ def _called_members(
 
     taught = [(side, np.ones(len(side))) for side in (members, others)]
     if len(members) + len(others) > 2 * _CELLS:
-        merged = [_merged(side) for side in (members, others)]
-        if not np.array_equal(*(np.round(side, 9) for side in merged)):
-            taught = merged
+        one, other = _merged(members), _merged(others)
+        if not np.array_equal(np.round(one, 9), np.round(other, 9)):
+            taught = [one, other]
     rows, weights = (np.concatenate(parts) for parts in zip(*taught, strict=True))
     labels = np.repeat([1, 0], [len(side) for side, _ in taught])
     # without a random_state the fit would draw from numpy's global stream; its result does not depend on it
