@@ -14,7 +14,8 @@ from secateur.outputs import Outputs
 
 def phi(said):
     return np.array([
-        z[y] - np.logaddexp.reduce(np.delete(z, y)) for z, y in zip(said.logits.astype(float), said.labels)
+        z[y] - np.logaddexp.reduce(np.delete(z, y))
+        for z, y in zip(said.logits.astype(float), said.labels, strict=True)
     ])
 
 

@@ -1,4 +1,4 @@
-"""Threshold: closed forms and slow loops, its verdicts case by case, and how often it fails an exact retrain."""
+"""Threshold: closed forms, slow loops, its verdicts case by case, and how often it fails an exact retrain."""
 
 import math
 

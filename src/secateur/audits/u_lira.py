@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import nan
+from dataclasses import dataclass
+from math import nan, sqrt
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -21,9 +21,13 @@ from secateur.record import Estimate, Finding, Verdict
 
 ENOUGH = 16  # models for a verdict
 SHRINK = 16.0  # degrees of freedom that the pooled variance is worth
-BINS = 4096  # of equally many scores; within one they count as tied
+# quantiles of the scores that part them into bins, finer at the top; within a bin they count as tied
+PARTS = np.concatenate([np.linspace(0, 0.97, 769)[1:], np.linspace(0.97, 1, 257)[1:-1]])
+BINS = len(PARTS) + 1
+TINY = 1e-300  # in place of no weight, where a draw has no pairs
 RATE, NEGATIVES = 0.01, 1000  # false positives, and how many rows never seen resolve them
-DRAWS = 1000
+DRAWS = 500
+WIDER = sqrt(2)  # as wide as if one half alone had been scored
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -135,39 +139,36 @@ class ULira:
         scores, weights = _ratios(phi, member, other, half)
         if not weights.any():
             return {}
-        edges = np.quantile(scores[weights > 0], np.linspace(0, 1, BINS + 1)[1:-1])
-        bins = np.searchsorted(edges, scores, side="right")
-        of = np.arange(len(phi))[:, None] * BINS + bins
-
-        def mass(side: Mask) -> Matrix:  # of each model in each bin
-            return np.bincount(of[side], weights[side], len(phi) * BINS).reshape(len(phi), BINS)
-
-        yes, no = mass(member), mass(other)
-        moved = np.where(member, phi * weights, 0) - np.where(other, phi * weights, 0)
-        sums, counts = moved.sum(axis=1), yes.sum(axis=1)
-
-        def area(drawn: NDArray[np.int64]) -> float:
-            p, q = yes[drawn].sum(axis=0), no[drawn].sum(axis=0)
-            return float(p @ (q.cumsum() - q / 2) / max(p.sum() * q.sum(), 1e-300))
-
-        def rate(drawn: NDArray[np.int64]) -> float:
-            p, q = (side[drawn].sum(axis=0)[::-1].cumsum() for side in (yes, no))
-            allowed = int((q <= RATE * q[-1] * (1 + 1e-9)).sum())
-            return float(p[allowed - 1] / max(p[-1], 1e-300)) if allowed else 0.0
-
-        def shift(drawn: NDArray[np.int64]) -> float:
-            return float(sums[drawn].sum() / max(counts[drawn].sum(), 1e-300))
-
+        edges = np.quantile(scores[weights > 0], PARTS)
+        of = np.arange(len(phi))[:, None] * BINS + np.searchsorted(edges, scores, side="right")
+        moved = (np.where(member, phi, 0) - np.where(other, phi, 0)) * weights
+        # of each model: the weight of both sides in each bin, and of unlearned rows how far phi has moved
+        yes, no = (
+            np.bincount(of[side], weights[side], len(phi) * BINS).reshape(-1, BINS)
+            for side in (member, other)
+        )
+        drawn = np.random.default_rng(self.seed).multinomial(len(phi), np.full(len(phi), 1 / len(phi)), DRAWS)
+        counts = np.vstack([np.ones((1, len(phi))), drawn])  # all models once, and then the draws of models
+        p, q, total = counts @ yes, counts @ no, np.maximum(counts @ yes.sum(axis=1), TINY)
+        below, beyond = q.cumsum(axis=1) - q / 2, q[:, ::-1].cumsum(axis=1)
+        below, reached = below / np.maximum(beyond[:, -1:], TINY), p[:, ::-1].cumsum(axis=1)
+        allowed = (beyond <= RATE * beyond[:, -1:] * (1 + 1e-9)).sum(axis=1)
+        rate = np.where(allowed > 0, np.take_along_axis(reached, np.maximum(allowed - 1, 0)[:, None], 1)[:, 0], 0)
+        told = {"AUC": ((p * below).sum(axis=1) / total, "1"), "TPR@1%FPR": (rate / total, "share")}
+        told["shift"] = counts @ moved.sum(axis=1) / total, "nats"
         found = {}
-        for name, statistic, unit in (("AUC", area, "1"), ("TPR@1%FPR", rate, "share"), ("shift", shift, "nats")):
-            rng = np.random.default_rng(self.seed)
-            interval = stats.bootstrap(
-                statistic, np.arange(len(phi)), level=self.level, draws=DRAWS, rng=rng
-            )
-            if name == "TPR@1%FPR" and int((other & (weights > 0)).sum()) < NEGATIVES:
-                interval = replace(interval, value=nan, low=nan, high=nan, method="unresolved")
-            method = interval.method.replace("rows", "models")
-            found[name] = Estimate.of(replace(interval, method=method), unit=unit, better="nearer-to-retrain")
+        for name, (values, unit) in told.items():
+            value, ends = values[0], np.quantile(values[1:], [(1 - self.level) / 2, (1 + self.level) / 2])
+            low, high = (value + WIDER * (end - value) for end in ends)
+            low, high = min(low, value), max(high, value)
+            if unit != "nats":
+                low, high = max(low, 0), min(high, 1)
+            method = f"percentile bootstrap over models, {DRAWS} draws, by a factor of {WIDER:.2f} wider"
+            if name == "TPR@1%FPR" and (other & (weights > 0)).sum() < NEGATIVES:
+                value, low, high, method = nan, nan, nan, "unresolved"
+            numbers = {"value": float(value), "low": float(low), "high": float(high)}
+            interval = stats.Interval(**numbers, level=self.level, n=len(phi), method=method)
+            found[name] = Estimate.of(interval, unit=unit, better="nearer-to-retrain")
         return found
 
 

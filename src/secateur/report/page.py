@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from secateur.errors import DataError, StoreError
+from secateur.errors import DataError
 from secateur.record import Record
 from secateur.report import caveats, facts, figures, names, words
 from secateur.report.plans import plan_text
 from secateur.report.rows import MEASURES, VERDICTS, Row, told
+from secateur.report.sheet import fill, put
 from secateur.report.spread import Spread, plural
 from secateur.report.tables import NOISE_FLOOR, Panel, panels, summarise
 
@@ -64,16 +61,7 @@ def render(records: Sequence[Record]) -> str:
     """
     if not records:
         raise DataError("expected at least one record to report on, got none: run a plan first")
-    environment = Environment(  # labels and plans are other people's text: escaped, always
-        loader=FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plural"] = plural
-    environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%")
-    return environment.get_template("page.html.j2").render(_view(records))
+    return fill("page.html.j2", _view(records))
 
 
 def write(records: Sequence[Record], path: Path) -> Path:
@@ -90,20 +78,7 @@ def write(records: Sequence[Record], path: Path) -> Path:
         DataError: There is no record.
         StoreError: The file cannot be written.
     """
-    text = render(records)
-    part = path.with_name(f".{path.name or 'page'}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):
-            part.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(
-            f'expected to write the report to "{path}", but cannot ({reason}): '
-            "name a file in a folder that exists and that you may write to"
-        ) from error
-    return path
+    return put(render(records), path)
 
 
 def _view(records: Sequence[Record]) -> dict[str, Any]:
@@ -132,6 +107,8 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "title": f"Forget: {records[0].request}"
         if len(chapters) == 1
         else f"{plural(len(chapters), 'request')} to forget",
+        "kind": "unlearning report",
+        "styles": ["page.css"],
         "chapters": chapters,
         "panels": found,
         "settings": list(dict.fromkeys(row.setting for row in rows)),

@@ -34,10 +34,11 @@ def check_audit(audit: Audit, *, evidence: Evidence | None = None) -> None:
     check_words(audit)
     for tried in [evidence] if evidence else _made_up(audit.needs):
         known = _digest(tried)
-        finding = watched(partial(_only, audit, tried))
+        judged = watched(partial(_judged, audit, tried))
         if _digest(tried) != known:
             fail("evidence untouched", "the audit wrote to arrays or measures: work on copies")
-        _check_finding(finding)
+        _check_finding(judged)
+        finding = audit(tried)  # from here on without its controls, which are the driver's
         _check_repeats(audit, tried, finding)
         _check_row_order(audit, tried, finding)
         _check_needs(audit, tried, finding)
@@ -50,7 +51,7 @@ def _made_up(needs: Any) -> list[Evidence]:
     return [toy_evidence(**counts), toy_evidence(forgotten=1, **counts)]
 
 
-def _only(audit: Audit, evidence: Evidence) -> Finding:
+def _judged(audit: Audit, evidence: Evidence) -> Finding:
     return judge([audit], evidence)[0]
 
 
@@ -130,7 +131,7 @@ def _check_repeats(audit: Audit, evidence: Evidence, finding: Finding) -> None:
     rebuilt = knobs.build(type(audit), knobs.values(audit), where="knobs")
     for again in (audit, rebuilt):
         # anew: what the evidence has cached stays behind
-        if _text(_only(again, _changed(evidence, lambda view, out: out))) != _text(finding):
+        if _text(again(_changed(evidence, lambda view, out: out))) != _text(finding):
             fail("same evidence, same finding", "a second look found otherwise: seed a generator by a knob")
 
 
@@ -143,7 +144,7 @@ def _check_row_order(audit: Audit, evidence: Evidence, finding: Finding) -> None
         features = None if out.features is None else out.features[at]
         return Outputs(out.logits[at], out.labels[at], out.rows[at], features)
 
-    other = _only(audit, _changed(evidence, turned)).estimates
+    other = audit(_changed(evidence, turned)).estimates
     for name, then in finding.estimates.items():
         now = other.get(name)
         moved = now is None or not np.allclose(
@@ -162,9 +163,8 @@ def _check_needs(audit: Audit, evidence: Evidence, finding: Finding) -> None:
     if not isinstance(needs, Needs):
         fail(promise, f"`needs` is {needs!r}: return a secateur.Needs")
     enough = _changed(evidence, lambda view, out: out if view in needs.views else None)
-    told = _text(replace(finding, controls=()))  # fakes look at views of their own
     try:
-        same = _text(replace(_only(audit, enough), controls=())) == told
+        same = _text(audit(enough)) == _text(finding)
     except (KeyError, DataError):
         same = False
     if not same:
@@ -180,17 +180,17 @@ def _check_needs(audit: Audit, evidence: Evidence, finding: Finding) -> None:
     }
     # retrains are everybody's controls
     kept = [one for one in evidence.references if wanted[one.kind] or one.kind == "retrained"]
-    if _text(replace(_only(audit, replace(evidence, references=kept)), controls=())) != told:
+    if _text(audit(replace(evidence, references=kept))) != _text(finding):
         kinds = [kind for kind, count in wanted.items() if count]
         fail(promise, f"the finding depends on models that it did not ask for; it asked for {kinds}")
     for gone in sorted(needs.views):
         less = {view: out for view, out in enough.after.items() if view != gone}
         with contextlib.suppress(DataError):
-            _only(audit, replace(enough, after=less))
+            _judged(audit, replace(enough, after=less))
             fail(promise, f'"{gone}" is needed, and nobody says so when it is missing: leave that to judge()')
     for kind in (kind for kind, count in wanted.items() if count):
         rest = [one for one in enough.references if one.kind != kind]
-        alone = _only(audit, replace(enough, references=rest))
+        alone = audit(replace(enough, references=rest))
         if alone.verdict in {"pass", "fail"} or not alone.caveats:
             fail(
                 promise,
