@@ -178,6 +178,7 @@ def audit(
     ] = None,
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
+    report: PageAt = None,
 ) -> None:
     """Judge a finished run again from its stored evidence; with --tier, by references made for it."""
     from secateur import audits, knobs
@@ -189,6 +190,7 @@ def audit(
         raise UsageError(
             "--budget limits the training of references, and none are trained: add --tier 1 or 2"
         )
+    _check_page(report)
     if Path(run).parent.name == "runs" and Path(run).is_dir():
         store, run = Path(run).parent.parent, Path(run).name  # the run's folder itself was named
     asked = [knobs.build(audits.shelf.find(name), {}, where=name) for name in use] if use else None
@@ -210,6 +212,7 @@ def audit(
         if any(finding.verdict for finding in findings):
             verdict, why = overall(findings)
             out.print(f"\nverdict: {verdict}: {why}", markup=False, highlight=False)
+    _write_audit(store, run, findings, report)
 
 
 @app.command()
@@ -412,6 +415,17 @@ def _write_page(records: list[Record], path: Path | None) -> None:
         from secateur.report import write_page
 
         write_page(records, path)
+        _say(f"report: {path}")
+
+
+def _write_audit(store: Path, run: str, findings: list[Finding], path: Path | None) -> None:
+    if path is not None:
+        from secateur.lab.dossier import gather
+        from secateur.report import write_audit
+
+        with _bars() as progress:
+            found = gather(store, run, findings, progress=progress, tell=_say)
+        write_audit(found.record, found.evidence, found.findings, path, found.pictures)
         _say(f"report: {path}")
 
 

@@ -120,6 +120,16 @@ class Evidence:
                     f"expected forget and retain to share no row, but {len(both)} are in both (the first: "
                     f"{both[0]}): what is retained cannot be forgotten; make the split again"
                 )
+        if {"retain", "test"} <= self.before.keys():
+            known = _answers(self.before["retain"])
+            same = _answers(self.before["test"]) & known
+            # a model that says one thing of everything repeats itself on any rows
+            if len(known) > 1 and 2 * len(same) > len(self.before["test"]):
+                raise DataError(
+                    f"expected test rows that no model was trained on, but of {len(same)} of "
+                    f"{len(self.before['test'])} the original says exactly what it says of a retained row: "
+                    "beside trained rows a model that forgot nothing looks perfect; give other test rows"
+                )
         for i, reference in enumerate(self.retrains):
             if "forget" in self.after:
                 shared = np.intersect1d(reference.rows, self.after["forget"].rows)
@@ -250,6 +260,11 @@ class Evidence:
                 "forgotten classes out; give the split test rows of the others"
             )
         return test
+
+
+def _answers(view: Outputs) -> set[bytes]:
+    """What was said, each different answer once."""
+    return {row.tobytes() for row in view.logits}
 
 
 def _by_row(view: Outputs) -> NDArray[np.float64]:

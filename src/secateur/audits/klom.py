@@ -141,7 +141,9 @@ class Klom:
     def _null(self, null: Matrix, count: int) -> Estimate:
         tail, value = (1 - self.level) / len(VIEWS), float(null.mean())
         low, high = (float(end) for end in np.quantile(null, [tail, 1 - tail]))
-        method = f"the null: half of the retrains against the other, {SPLITS} splits, {self.density} densities"
+        method = (
+            f"the null: half of the retrains against the other, {SPLITS} splits, {self.density} densities"
+        )
         ends = {"low": min(low, value), "high": max(high, value)}  # a mean may lie beyond a quantile
         interval = stats.Interval(value=value, **ends, level=self.level, n=count, method=method)
         return Estimate.of(interval, unit="nats", better="nearer-to-retrain")

@@ -153,17 +153,19 @@ class ULira:
         below, beyond = q.cumsum(axis=1) - q / 2, q[:, ::-1].cumsum(axis=1)
         below, reached = below / np.maximum(beyond[:, -1:], TINY), p[:, ::-1].cumsum(axis=1)
         allowed = (beyond <= RATE * beyond[:, -1:] * (1 + 1e-9)).sum(axis=1)
-        rate = np.where(allowed > 0, np.take_along_axis(reached, np.maximum(allowed - 1, 0)[:, None], 1)[:, 0], 0)
+        rate = np.where(
+            allowed > 0, np.take_along_axis(reached, np.maximum(allowed - 1, 0)[:, None], 1)[:, 0], 0
+        )
         told = {"AUC": ((p * below).sum(axis=1) / total, "1"), "TPR@1%FPR": (rate / total, "share")}
         told["shift"] = counts @ moved.sum(axis=1) / total, "nats"
         found = {}
         for name, (values, unit) in told.items():
             value, ends = values[0], np.quantile(values[1:], [(1 - self.level) / 2, (1 + self.level) / 2])
-            low, high = (value + WIDER * (end - value) for end in ends)
-            low, high = min(low, value), max(high, value)
-            if unit != "nats":
-                low, high = max(low, 0), min(high, 1)
-            method = f"percentile bootstrap over models, {DRAWS} draws, by a factor of {WIDER:.2f} wider"
+            method = f"percentile bootstrap over models, {DRAWS} draws"
+            if name != "shift":
+                ends = np.clip(value + WIDER * (ends - value), 0, 1)
+                method += f", {WIDER:.2f} times as wide: each half is scored by the other"
+            low, high = min(ends[0], value), max(ends[1], value)
             if name == "TPR@1%FPR" and (other & (weights > 0)).sum() < NEGATIVES:
                 value, low, high, method = nan, nan, nan, "unresolved"
             numbers = {"value": float(value), "low": float(low), "high": float(high)}

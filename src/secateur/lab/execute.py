@@ -117,7 +117,7 @@ class Lab:
             seed = ground.run.seed if planned.seed is None else planned.seed
             if not self.store.has("steps", step_key(ground.root, link, planned, ground.split, seed)):
                 raise StoreError(
-                    f'expected the step "{planned.label}" of this run in the store, and it is not there under '
+                    f'expected the step "{planned.label}" of this run in the store, and it is not there by '
                     "the data, hardware and versions of today: run its plan again here, then audit that run"
                 )
             link, _ = self.take(planned, link, ground)

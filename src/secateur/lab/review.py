@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from secateur.audit import Audit, judge
 from secateur.audits import shelf
@@ -31,20 +32,35 @@ def audit_run(store: Path, run: str, audits: Sequence[Audit] | None = None) -> l
         DataError: No run has this key, several do, or an audit needs a view that was not observed.
         StoreError: Stored evidence is not what was written.
     """
-    record = find_run(store, run)
+    evidence = stored_evidence(store, find_run(store, run))
+    if audits is None:
+        every = [shelf[name]() for name in shelf]
+        audits = [audit for audit in every if audit.needs.views <= set(evidence.after)]
+    return judge(audits, evidence)
+
+
+def stored_evidence(store: Path, record: Record) -> Evidence:
+    """What the models of a finished run said, as it was stored.
+
+    Args:
+        store: The folder of results.
+        record: The run's.
+
+    Returns:
+        The evidence, with the retrained models that the run itself made.
+
+    Raises:
+        StoreError: It is not what was written.
+    """
     said = {name: _read(Store(store), path) for name, path in record.files.items() if name != "weights"}
     retrained = [
         Reference.retrained(outputs, outputs["retain"])
         for name, outputs in said.items()
         if name.startswith("retrain[")
     ]
-    evidence = Evidence(
+    return Evidence(
         before=said["before"], after=said["after"], references=retrained, measures=record.measures
     )
-    if audits is None:
-        every = [shelf[name]() for name in shelf]
-        audits = [audit for audit in every if audit.needs.views <= set(evidence.after)]
-    return judge(audits, evidence)
 
 
 FINDINGS = "findings.json"
@@ -63,13 +79,28 @@ def kept_findings(store: Path, run: str) -> list[Finding]:
     Raises:
         StoreError: Findings are not what was written.
     """
-    shelf, found = Store(store), dict[str, Finding]()
+    found: dict[str, Finding] = {}
+    for told in kept_audits(store, run):
+        found |= {finding["audit"]: read_finding(finding) for finding in told["findings"]}
+    return [found[name] for name in sorted(found)]
+
+
+def kept_audits(store: Path, run: str) -> Iterator[dict[str, Any]]:
+    """What each ``secateur audit --tier`` of a run left, oldest first.
+
+    Args:
+        store: The folder of results.
+        run: The run's whole key.
+
+    Yields:
+        "run", "models" (kind to count) and "findings", as plain values.
+    """
+    shelf = Store(store)
     entries = [path for path in (store / "audits").glob("*") if not path.name.startswith(".")]
     for path in sorted(entries, key=lambda path: path.stat().st_mtime):
         told = json.loads(shelf.read("audits", path.name, FINDINGS))
         if told["run"] == run:
-            found |= {finding["audit"]: read_finding(finding) for finding in told["findings"]}
-    return [found[name] for name in sorted(found)]
+            yield told
 
 
 def find_run(store: Path, run: str) -> Record:

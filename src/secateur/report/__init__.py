@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from secateur.record import Record
+from secateur.record import Finding, Record
 from secateur.report.rows import Row
 from secateur.report.spread import Spread
 from secateur.report.tables import print_table, rows_as_json, summarise
 
-__all__ = ["Row", "Spread", "print_table", "render_page", "rows_as_json", "summarise", "write_page"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from secateur.evidence import Evidence
+
+__all__ = [
+    "Row",
+    "Spread",
+    "print_table",
+    "render_audit",
+    "render_page",
+    "rows_as_json",
+    "summarise",
+    "write_audit",
+    "write_page",
+]
 
 
 def render_page(records: Sequence[Record]) -> str:
@@ -49,3 +66,52 @@ def write_page(records: Sequence[Record], path: Path | str) -> Path:
     from secateur.report.page import write  # as above
 
     return write(records, Path(path))
+
+
+def render_audit(
+    record: Record,
+    evidence: Evidence,
+    findings: Sequence[Finding],
+    pictures: Mapping[int, NDArray[np.uint8]] | None = None,
+) -> str:
+    """The page of one audited run, as one self-contained HTML text.
+
+    Args:
+        record: The run.
+        evidence: What its models said, with the retrains that there are.
+        findings: What audits found of it, one for each audit.
+        pictures: Row id to picture, [h, w] or [h, w, 3], where rows are images.
+
+    Returns:
+        HTML; the same bytes for the same input and versions.
+    """
+    from secateur.report.audit_page import render  # as above
+
+    return render(record, evidence, findings, pictures or {})
+
+
+def write_audit(
+    record: Record,
+    evidence: Evidence,
+    findings: Sequence[Finding],
+    path: Path | str,
+    pictures: Mapping[int, NDArray[np.uint8]] | None = None,
+) -> Path:
+    """Write the page of one audited run: one HTML file that needs no network and no JavaScript.
+
+    Args:
+        record: The run.
+        evidence: As in ``render_audit``.
+        findings: As in ``render_audit``.
+        path: Where to write; an existing file is replaced at once or not at all.
+        pictures: As in ``render_audit``.
+
+    Returns:
+        The path.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    from secateur.report.audit_page import write  # as above
+
+    return write(record, evidence, findings, pictures or {}, Path(path))

@@ -67,7 +67,7 @@ def digits(*, noise: float = 0.0, test: float = 0.2) -> Collection:
         test: Share of the rows that is kept for testing, stratified; its labels are never changed.
 
     Returns:
-        Images [n, 1, 8, 8] as uint8 in 0..255, labels [n].
+        Images [n, 1, 8, 8] as uint8 in 0..255, labels [n]; the column "mislabelled" says which are wrong.
     """
     from sklearn.datasets import load_digits
 
@@ -80,7 +80,10 @@ def digits(*, noise: float = 0.0, test: float = 0.2) -> Collection:
     wrong = rng.choice(len(labels), round(noise * len(labels)), replace=False)
     labels[wrong] = (labels[wrong] + rng.integers(1, 10, len(wrong))) % 10
     names = tuple(str(digit) for digit in range(10))
-    return Collection(train=(images[rest], labels), test=(images[held], y[held]), names=names)
+    columns = {"mislabelled": labels != y[rest]}
+    return Collection(
+        train=(images[rest], labels), test=(images[held], y[held]), names=names, columns=columns
+    )
 
 
 class PublicSet(Protocol):
