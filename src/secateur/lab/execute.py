@@ -24,6 +24,7 @@ from secateur.card import name_of
 from secateur.data import Split
 from secateur.errors import SecateurError, StoreError
 from secateur.evidence import Evidence, Reference
+from secateur.lab.duplicates import duplicates
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, identity, step_key
 from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
@@ -58,6 +59,7 @@ class Lab:
         self._failed: dict[str, SecateurError] = {}
         self._states: dict[str, State] = {}
         self._said: dict[str, dict[str, Outputs]] = {}
+        self._duplicates: dict[str, dict[str, float]] = {}
 
     def run(self, plan: Plan) -> Record:
         """Run one plan, or read its record where it has been run.
@@ -217,6 +219,11 @@ class Lab:
             self.store.put("splits", split.hash, {ROWS: told.encode()})
         self.store.read("splits", split.hash, ROWS)
 
+    def _twice(self, split: Split) -> dict[str, float]:
+        if split.hash not in self._duplicates:
+            self._duplicates[split.hash] = duplicates(split)
+        return self._duplicates[split.hash]
+
     def keep(self, key: str, done: Applied, run: Run) -> None:
         """Put what a step gave into the store."""
         made = {"created": _now(), "hardware": machine(_hardware(run))}
@@ -268,7 +275,7 @@ class Lab:
             before=said["before"][1],
             after=said["after"][1],
             references=[Reference.retrained(said[f"retrain[{i}]"][1], split) for i in range(len(retrained))],
-            measures=measure(old.model, new.model),
+            measures=measure(old.model, new.model) | self._twice(split),
         )
         findings = judge(plan.audits, evidence)
         about = {"run": key, "request": str(plan.data.forget), "secateur": __version__}
