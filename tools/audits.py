@@ -1,8 +1,8 @@
 """What every audit says of every run of a store: ``python tools/audits.py STORE FOLDER [--tier 2 --models 32]``.
 
-Without ``--tier`` runs are judged by what they stored. ``audits.csv`` has a line for each run and audit: the verdict, the
-verdicts of original, held-out retrains and fakes, and its leading number beside the original's. ``table.md`` has a line
-for each run, with all verdicts.
+Without ``--tier`` runs are judged by what they stored. ``audits.csv`` has a line for each run and audit: its
+verdict and leading number, the original's number, and what controls said. ``table.md`` has a line for each
+run, with all verdicts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main(store: Path, folder: Path, tier: int | None, models: int) -> None:
     records = all_runs(store)
     folder.mkdir(parents=True, exist_ok=True)
     lines, table = [], []
-    for i, (record, (method, detail)) in enumerate(zip(records, names.methods(records), strict=True), start=1):
+    methods = names.methods(records)
+    for i, (record, (method, detail)) in enumerate(zip(records, methods, strict=True), start=1):
         start = f"{100 * record.sparsity:.0f} % sparse" if record.sparsity > 0.005 else "dense"
         who = record.request, start, f"{method} {detail}".strip(), names.seed(record)
         findings = judged(store, record, tier, models)

@@ -158,7 +158,8 @@ def _controlled(audit: Audit, finding: Finding, evidence: Evidence) -> Finding:
     if twice := int(evidence.measures.get("duplicates.near", 0)):
         told = f"{twice} rows to forget stand in retain once more, or nearly so: these cannot be forgotten"
         finding = replace(finding, caveats=(*finding.caveats, told))
-    if finding.verdict == "inconclusive":
+    verdict: Verdict = finding.verdict
+    if verdict == "inconclusive":
         return finding
 
     def asked(name: str, must: Any, questions: Iterable[Evidence]) -> Control:
@@ -173,7 +174,6 @@ def _controlled(audit: Audit, finding: Finding, evidence: Evidence) -> Finding:
     exact = controls.as_never_seen(evidence) if audit.needs.requests else controls.as_retrained(evidence)
     held_out = asked("held-out retrains", "pass", exact)
     fakes = [asked(name, "not pass", [question]) for name, question in controls.as_fakes(evidence)]
-    verdict: Verdict = finding.verdict
     caveats = list(finding.caveats)
     if not original.held:
         verdict = "inconclusive"

@@ -203,7 +203,7 @@ class Evidence:
     def mia_efficacy(
         self, outputs: Mapping[str, Outputs], *, members: Literal["sampled", "first"], seed: int
     ) -> float:
-        """MIA-Efficacy of one model; kept, since the predictor takes seconds on a big test set.
+        """MIA-Efficacy of one model; kept, since the predictor may take seconds.
 
         Args:
             outputs: What one model of this evidence said of forget, retain and test.
@@ -222,7 +222,7 @@ class Evidence:
         return self._kept((forget, retain, test), (members, seed), predict)
 
     def mia_privacy(self, outputs: Mapping[str, Outputs], *, seed: int, level: float) -> Interval:
-        """MIA-Privacy of one model; kept, since the predictor takes seconds on a big test set.
+        """MIA-Privacy of one model; kept, since the predictor may take seconds.
 
         Args:
             outputs: What one model of this evidence said of retain and test.

@@ -61,7 +61,7 @@ class TestNumbers:
 
 class TestVerdicts:
     def test_exact_unlearning_passes_and_every_control_holds(self):
-        (finding,) = judge([Epsilon()], bank(4, models=64, kinds="fixed"))
+        (finding,) = judge([Epsilon()], bank(4, models=48, sizes=(12, 20, 20), kinds="fixed"))
         assert finding.verdict == "pass"
         assert finding.estimates["null.epsilon"].value == 0
         assert {control.name for control in finding.controls if not control.held} == set()
@@ -84,12 +84,12 @@ class TestVerdicts:
         assert finding.verdict == "inconclusive"
         assert "no power" in finding.caveats[0]
 
-    @pytest.mark.parametrize("models", [0, 1, 2, 15])
+    @pytest.mark.parametrize("models", [0, 1, 3, 4, 15])
     def test_too_few_models_decide_nothing(self, models):
         finding = Epsilon()(bank(8, models=models, kinds="fixed", left=1.0))
         assert finding.verdict == "inconclusive"
         assert any("64 unlearned and as many retrained" in caveat for caveat in finding.caveats)
-        assert bool(finding.estimates) == (models > 1)
+        assert bool(finding.estimates) == (models > 3)
 
     def test_copies_are_told(self):
         evidence = bank(9, models=20, kinds="fixed")

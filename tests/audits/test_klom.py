@@ -32,9 +32,9 @@ class TestNumbers:
         [(0, 1, 0), (1, 1, 0.5), (-2, 1, 2), (0, 2, 1.5 - np.log(2)), (1, 0.5, np.log(2) + 0.625 - 0.5)],
     )
     def test_the_divergence_of_two_normal_distributions(self, move, scale, divergence):
-        finding = Klom()(gaussian(400, move=move, scale=scale))
+        finding = Klom()(gaussian(300, move=move, scale=scale))
         for view in SIZES:
-            assert finding.estimates[f"KLoM.{view}"].value == pytest.approx(divergence, abs=0.05)
+            assert finding.estimates[f"KLoM.{view}"].value == pytest.approx(divergence, abs=0.02, rel=0.2)
         assert np.mean(finding.rows["forget/klom"]) == pytest.approx(finding.estimates["KLoM.forget"].value)
 
     @pytest.mark.parametrize("density", ["normal", "histogram"])
@@ -66,7 +66,7 @@ class TestNumbers:
 class TestVerdicts:
     @pytest.mark.parametrize("density", ["normal", "histogram"])
     def test_exact_unlearning_passes_and_every_control_holds(self, density):
-        (finding,) = judge([Klom(density=density)], bank(4, models=64, sizes=(30, 40, 40), kinds="fixed"))
+        (finding,) = judge([Klom(density=density)], bank(4, models=48, sizes=(20, 20, 20), kinds="fixed"))
         assert finding.verdict == "pass"
         assert {control.name for control in finding.controls if not control.held} == set()
         assert len(finding.controls) == 8

@@ -80,7 +80,7 @@ def area(world, after):
 
 
 def test_the_original_fails(world):
-    assert world.before["forget"].correct.mean() == 1.0  # learned by heart, wrong as they are
+    assert world.before["forget"].correct.mean() > 0.9  # learned by heart, wrong as they are
     findings = world.judged(world.before)
     assert {finding.audit: finding.verdict for finding in findings} == dict.fromkeys(
         ("retrain-gap", "threshold", "tug-of-war", "divergence", "rmia", "iam"), "fail"

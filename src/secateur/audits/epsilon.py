@@ -88,7 +88,7 @@ class Epsilon:
             f"{self.models} unlearned and as many retrained models were asked for, {len(unlearned)} and "
             f"{len(retrained)} are here"
         )
-        if min(len(retrained), len(unlearned), len(originals)) < 2:
+        if min(len(retrained) // 2, len(unlearned), len(originals)) < 2:
             why = f"{counts}, from {len(originals)} originals: there is nothing to compare"
             return Finding(audit="epsilon", estimates={}, verdict="inconclusive", caveats=(why,))
 

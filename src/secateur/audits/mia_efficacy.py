@@ -37,6 +37,7 @@ class MiaEfficacy:
         summary="The share of forget rows that a confidence predictor calls non-members.",
         paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, arXiv 2304.04934",
         data="What the models said about forget, retain and test.",
+        version=2,
     )
 
     @property

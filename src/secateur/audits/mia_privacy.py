@@ -34,6 +34,7 @@ class MiaPrivacy:
         summary="How well a confidence predictor tells retained rows from rows never seen.",
         paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, arXiv 2304.04934",
         data="What the models said about retain and test.",
+        version=2,
     )
     needs: ClassVar[Needs] = Needs(views=frozenset({"retain", "test"}))
 

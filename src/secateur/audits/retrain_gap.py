@@ -54,6 +54,7 @@ class RetrainGap:
         summary="Gap to retraining in UA, MIA-Efficacy, RA and TA, judged by the spread of the retrains.",
         paper="Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023, arXiv 2304.04934",
         data="What the models said about forget, retain and test; at least five models retrained on retain.",
+        version=2,
     )
 
     @property

@@ -7,22 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from secateur.errors import SecateurError
 from secateur.evidence import Evidence, Reference
 from secateur.lab.review import find_run, kept_audits, kept_findings, stored_evidence
 from secateur.record import Finding, Record
-from secateur.report.risk import most_exposed
+from secateur.report.risk import Pictures, most_exposed
 
 if TYPE_CHECKING:
     from secateur.data import Split
     from secateur.lab.execute import Lab
     from secateur.lab.plan import Plan
     from secateur.run import Progress
-
-Pictures = dict[int, NDArray[np.uint8]]
 
 
 class Dossier(NamedTuple):
@@ -60,7 +55,8 @@ def gather(
 
     Returns:
         The dossier. Without the run's data, or on another kind of machine, it lacks the pictures and the
-        models that ``secateur audit --tier`` made.
+        models that ``secateur audit --tier`` retrained. Such models that are gone from the store are made
+        again.
 
     Raises:
         DataError: No run has this key, or several do.
@@ -131,9 +127,11 @@ def _pictures(split: Split, wanted: Sequence[int]) -> Pictures:
         return {}
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3):
         return {}
-    found: Pictures = {}
-    for batch in split.forget.once(batch=64):
-        for at in np.flatnonzero(np.isin(batch.row.numpy(), wanted)):
-            image = (batch.x[int(at)].float() * 255).round().byte().movedim(0, -1).numpy()
-            found[int(batch.row[int(at)])] = image[:, :, 0] if image.shape[2] == 1 else image
+    found = {}
+    for images, _, rows in split.forget.once(batch=64):
+        assert isinstance(images, torch.Tensor)
+        for image, row in zip(images, rows.tolist(), strict=True):
+            if row in wanted:
+                pixels = (image.float() * 255).round().byte().movedim(0, -1).numpy()
+                found[row] = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     return found

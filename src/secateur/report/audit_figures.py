@@ -35,7 +35,7 @@ _STRIP, _HEAD, _FOOT = 0.56, 0.06, 0.06  # inches
 
 
 def roc(evidence: Evidence, name: str) -> str:
-    """ROC curves on logarithmic axes: forget rows against test rows of their classes, by phi; both ways.
+    """ROC curves on logarithmic axes: forget rows against test rows of their classes, by high and by low phi.
 
     Args:
         evidence: What the models said.
@@ -49,21 +49,20 @@ def roc(evidence: Evidence, name: str) -> str:
     if "" not in scores:
         return ""
     with drawing():
-        figure = Figure(figsize=(_WIDTH, 4.75), facecolor="none")
+        figure = Figure(figsize=(_WIDTH, 4.7), facecolor="none")
         panels = (
-            ("Still known?", "share of test rows taken for forgotten ones", "share of forget rows found", 1),
-            ("Unlearned too much?", "share of forget rows lost", "share of test rows found", -1),
+            ("Still known? By a high phi", 1),
+            ("Unlearned too much? By a low phi", -1),
         )
-        for at, (title, x, y, way) in enumerate(panels):
-            ax = figure.add_axes((0.075 + at * 0.5, 0.125, 0.415, 0.7))
+        for at, (title, way) in enumerate(panels):
+            ax = figure.add_axes((0.07 + at * 0.5, 0.125, 0.405, 0.725))
             _curves(ax, scores, way)
-            few = len(scores[""][1 if way > 0 else 0])
-            _unresolved(ax, 10 / few)
-            ax.set_xlabel(x)
-            ax.set_ylabel(y)
+            _unresolved(ax, 10 / len(scores[""][1]))
+            ax.set_xlabel("share of test rows taken for forget rows")
+            ax.set_ylabel("share of forget rows found")
             ax.set_title(title, loc="left", fontsize=10, weight="bold", color=INK, pad=8)
         figure.legend(
-            handles=_legend(len(scores) - 2), loc="upper left", bbox_to_anchor=(0.065, 1.0), ncols=5,
+            handles=_legend(len(scores) - 2), loc="upper left", bbox_to_anchor=(0.06, 1.0), ncols=5,
             frameon=False, fontsize=9, handlelength=2.2, columnspacing=2.4, borderaxespad=0,
         )  # fmt: skip
         areas = {prefix: stats.roc_auc(*pair).value for prefix, pair in scores.items()}
@@ -97,8 +96,8 @@ def histogram(risk: Risk, name: str) -> str:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 31)
     with drawing():
-        figure = Figure(figsize=(_WIDTH, 2.7), facecolor="none")
-        ax = figure.add_axes((0.075, 0.2, 0.9, 0.68))
+        figure = Figure(figsize=(_WIDTH, 2.4), facecolor="none")
+        ax = figure.add_axes((0.06, 0.2, 0.93, 0.78))
         counts, _ = np.histogram(values, edges)
         ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=ACCENT, edgecolor=PAPER, linewidth=0.8)
         if len(risk.null):
@@ -151,10 +150,10 @@ def bands(finding: Finding, name: str) -> str:
 
 
 def _curves(ax: Axes, scores: Mapping[str, tuple[Numbers, Numbers]], way: int) -> None:
-    curves = {}
-    for prefix, (forget, test) in scores.items():
-        pair = (forget, test) if way > 0 else (-test, -forget)
-        curves[prefix] = np.maximum(_rates(*pair), _LEAST)
+    curves = {
+        prefix: np.maximum(_rates(way * forget, way * test), _LEAST)
+        for prefix, (forget, test) in scores.items()
+    }
     ax.plot([_LEAST, 1], [_LEAST, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
     retrains = np.array([curve for prefix, curve in curves.items() if prefix.startswith("retrain")])
     if len(retrains) > _FEW:
@@ -165,8 +164,8 @@ def _curves(ax: Axes, scores: Mapping[str, tuple[Numbers, Numbers]], way: int) -
         ax.step(_RATES, curve, color=INK, linewidth=0.7, alpha=0.65, where="post", zorder=3)
     ax.step(_RATES, curves["before."], color=MUTED, linewidth=1.6, linestyle="--", where="post", zorder=4)
     ax.step(_RATES, curves[""], color=ACCENT, linewidth=2.2, where="post", zorder=5)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_label_coords(*((0.5, -0.1) if axis is ax.xaxis else (-0.13, 0.5)))
+    ax.xaxis.set_label_coords(0.5, -0.095)
+    ax.yaxis.set_label_coords(-0.13, 0.5)
     for scale, limit in ((ax.set_xscale, ax.set_xlim), (ax.set_yscale, ax.set_ylim)):
         scale("log")
         limit(_LEAST, 1)

@@ -59,7 +59,8 @@ class Standing(NamedTuple):
         side: As ``Measure.side``.
         candidate: The number, with its unit.
         original: The original's.
-        other: What an exact model gives: the band of the retrains, or the audit's null.
+        other: What an exact model gives: the middle of the band of the retrains, or the audit's null.
+        reach: From where to where that reaches.
         what: What ``other`` is: "retrains", "null" ...
     """
 
@@ -68,6 +69,7 @@ class Standing(NamedTuple):
     candidate: str
     original: str
     other: str
+    reach: str
     what: str
 
 
@@ -127,8 +129,8 @@ def standing(finding: Finding) -> Standing | None:
     if not shown:
         return None
     key = max(shown, key=lambda m: (_outside(m.gap), _outside(m.before)))  # the first of equals
-    other, what = _other(key, {measure.name: measure for measure in every})
-    return Standing(key.name, key.side, number(key.candidate), number(key.original), other, what)
+    other = _other(key, {measure.name: measure for measure in every})
+    return Standing(key.name, key.side, number(key.candidate), number(key.original), *other)
 
 
 def number(estimate: Estimate | None, *, unit: bool = True) -> str:
@@ -169,15 +171,15 @@ def _outside(gap: Estimate | None) -> float:
     return max(gap.low, -gap.high, 0.0) / max((gap.high - gap.low) / 2, 1e-9)
 
 
-def _other(key: Measure, every: dict[str, Measure]) -> tuple[str, str]:
+def _other(key: Measure, every: dict[str, Measure]) -> tuple[str, str, str]:
     if key.band:
-        return f"{number(key.band)} {ends(key.band)}".strip(), "retrains"
+        return number(key.band), ends(key.band), "retrains"
     for null in _NULLS:
         if (found := every.get(f"{null}.{key.name}")) and found.candidate:
-            return f"{number(found.candidate)} {ends(found.candidate)}".strip(), null
+            return number(found.candidate), ends(found.candidate), null
     if key.retrains:
-        return span(key.retrains), "retrains"
-    return NONE, ""
+        return span(key.retrains), "", "retrains"
+    return NONE, "", ""
 
 
 def span(retrains: Sequence[Estimate]) -> str:

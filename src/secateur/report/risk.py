@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from secateur import attack, stats
 from secateur.evidence import Evidence
 from secateur.outputs import Outputs
 from secateur.record import Finding
-from secateur.report.spread import NONE, fixed, percent
+from secateur.report.spread import NONE, fixed
 
 Numbers = NDArray[np.float64]
 Pictures = Mapping[int, NDArray[np.uint8]]
@@ -32,8 +32,8 @@ _NUMBERS = {
     "forget/exposure": (
         "Exposure",
         "exposure (RMIA score of the candidate)",
-        "The row's RMIA score: the share of rows that no model saw which the candidate fits less, beyond what "
-        "the retrains lead one to expect. An exact retrain spreads its rows over 0 to 1, few of them near 1.",
+        "The row's RMIA score: the share of unseen rows that the candidate fits less than this one, beyond "
+        "what the retrains lead one to expect. An exact retrain spreads its rows over 0 to 1.",
     ),
 }
 _SHIFT = (
@@ -87,8 +87,8 @@ def risk(evidence: Evidence, findings: Sequence[Finding]) -> Risk | None:
         findings: Of audits, some of which give numbers by row.
 
     Returns:
-        Epsilon, where it shows anything of any row; else the exposure of RMIA; else how far the candidate lies
-        from the retrains; None without retrains, or forget rows.
+        Epsilon, where it shows anything of any row; else the exposure of RMIA; else how far the candidate
+        lies from the retrains; None without retrains, or forget rows.
     """
     count = len(evidence.after["forget"]) if "forget" in evidence.after else 0
     if not count:
@@ -150,9 +150,9 @@ def exposed(evidence: Evidence, found: Risk | None, pictures: Pictures) -> list[
             Exposed(
                 row=row,
                 label=int(said.labels[by_id][at]),
-                candidate=percent(float(candidate[at])),
-                original=percent(float(original[at])),
-                retrains=percent(float(np.mean([one[at] for one in retrains]))) if retrains else NONE,
+                candidate=_percent(candidate[at]),
+                original=_percent(original[at]),
+                retrains=_percent(np.mean([one[at] for one in retrains])) if retrains else NONE,
                 number=fixed(float(found.values[at]), 3 if found.name == "forget/exposure" else 2),
                 picture=png(pictures[row]) if row in pictures else "",
             )
@@ -209,3 +209,7 @@ def _of_retrains(evidence: Evidence) -> Numbers:
 
 def _confidence(said: Outputs) -> Numbers:
     return said.confidence[np.argsort(said.rows)]
+
+
+def _percent(share: np.floating[Any]) -> str:
+    return f"{fixed(100 * float(share), 1)} %"
