@@ -1,4 +1,4 @@
-"""What every audit says of every run of a store: ``python tools/audits.py STORE FOLDER [--tier 2 --models 32]``.
+"""What audits say of every run of a store: ``python tools/audits.py STORE FOLDER [--tier 2 --models 32]``.
 
 Without ``--tier`` runs are judged by what they stored. ``audits.csv`` has a line for each run and audit: its
 verdict and leading number, the original's number, and what controls said. ``table.md`` has a line for each

@@ -118,7 +118,9 @@ def draw(points: list[Point], path: Path) -> None:
             axes.set_xlabel(points[0].knob)
         for axes in panels[:, 0]:
             axes.set_ylabel("%")
-        panels.flat[0].legend(frameon=False, fontsize=9, loc="center left")
+        figure.legend(
+            *panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+        )
         figure.savefig(path, metadata={"Date": None})
 
 

@@ -155,10 +155,10 @@ def _words(names: Sequence[str]) -> str:
 def _controlled(audit: Audit, finding: Finding, evidence: Evidence) -> Finding:
     if finding.verdict is None:
         return finding
+    verdict: Verdict = finding.verdict
     if twice := int(evidence.measures.get("duplicates.near", 0)):
         told = f"{twice} rows to forget stand in retain once more, or nearly so: these cannot be forgotten"
         finding = replace(finding, caveats=(*finding.caveats, told))
-    verdict: Verdict = finding.verdict
     if verdict == "inconclusive":
         return finding
 

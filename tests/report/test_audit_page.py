@@ -62,9 +62,17 @@ def failed():
 
 
 @pytest.fixture(scope="module")
-def passed():
+def doubted():
+    """All pass, and would also pass answers copied from test rows: these models have no rows of their own."""
     evidence = case(after=("retain",))
     return evidence, judge(ASKED, evidence)
+
+
+@pytest.fixture(scope="module")
+def passed(doubted):
+    evidence, findings = doubted
+    kept = [tuple(c for c in finding.controls if "test-like" not in c.name) for finding in findings]
+    return evidence, [dataclasses.replace(f, controls=c) for f, c in zip(findings, kept, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +127,16 @@ def test_one_well_formed_file_that_loads_nothing(run, failed, pictures):
     assert len(html) < 1_000_000
 
 
-@pytest.mark.parametrize("which", ["failed", "passed"])
-def test_everything_that_audits_said_stands_on_it(run, request, which):
+@pytest.mark.parametrize(
+    ("which", "verdict"), [("failed", "fail"), ("passed", "pass"), ("doubted", "inconclusive")]
+)
+def test_everything_that_audits_said_stands_on_it(run, request, which, verdict):
     evidence, findings = request.getfixturevalue(which)
     html = render_audit(run(), evidence, findings)
     text = words(html)
-    verdict, why = overall(findings)
+    assert overall(findings)[0] == verdict
     assert f"{verdict.capitalize()} " in text
-    assert f"Why: {why}." in text
-    assert verdict == {"failed": "fail", "passed": "pass"}[which]
+    assert f"Why: {overall(findings)[1]}." in text
     assert "Honest operator assumed" in text
     for finding in findings:
         assert finding.audit in text

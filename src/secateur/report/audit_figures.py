@@ -103,7 +103,7 @@ def histogram(risk: Risk, name: str) -> str:
         if len(risk.null):
             usual = np.histogram(risk.null, edges)[0] * (len(values) / len(risk.null))
             ax.stairs(usual, edges, color=INK, linewidth=1.3)
-            handles = [Patch(facecolor=ACCENT), Line2D([], [], color=INK, linewidth=1.3)]
+            handles = [Patch(facecolor=ACCENT, linewidth=0), Line2D([], [], color=INK, linewidth=1.3)]
             labels = ["candidate", "a retrain, against the others"]
             ax.legend(handles, labels, loc="upper right", frameon=False)
         ax.set_xlabel(risk.axis)
@@ -208,7 +208,7 @@ def _legend(retrains: int) -> list[Any]:
     if retrains > _FEW:
         handles += [
             Line2D([], [], color=INK, linewidth=0.9, label="middle retrain"),
-            Patch(facecolor=BAND, label="95 % of the retrains"),
+            Patch(facecolor=BAND, linewidth=0, label="95 % of the retrains"),
         ]
     elif retrains > 0:
         handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.65, label="each retrain"))
@@ -251,7 +251,7 @@ def _strip(ax: Axes, measure: Measure) -> None:
 
 def _bare(ax: Axes) -> None:
     ax.set_axisbelow(True)
-    ax.tick_params(which="both", length=3)
+    ax.tick_params(which="both", length=3, color=HAIR)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
