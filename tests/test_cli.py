@@ -208,3 +208,15 @@ def test_audit_takes_the_folder_of_a_run(cli, tmp_path, text):
     by_folder = cli("audit", folder, "--use", "accuracy")
     assert by_folder.code == 0, by_folder.err
     assert by_folder.out == cli("audit", folder.name, "--store", store, "--use", "accuracy").out
+
+
+def test_audit_writes_a_page(cli, plan, tmp_path):
+    record = Record.from_json(cli("run", plan, "--json").out)
+    told = cli("audit", record.key[:10], "--report", "page.html")
+    assert told.code == 0
+    assert told.err.endswith("report: page.html\n")
+    page = (tmp_path / "page.html").read_text()
+    assert "audit of one run" in page
+    assert all(f">{name}" in page for name in set(audits.shelf) - {"oracle-free"})
+    assert cli("audit", record.key, "--report", "missing/page.html").code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".secateur", "page.html", "plan.toml"]

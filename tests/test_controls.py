@@ -201,9 +201,7 @@ class TestFakes:
             }
 
         other = replace(CLASS, before=turned(CLASS.before), after=turned(CLASS.after), references=())
-        pairs = zip(
-            controls.as_fakes(replace(CLASS, references=())), controls.as_fakes(other), strict=True
-        )
+        pairs = zip(controls.as_fakes(replace(CLASS, references=())), controls.as_fakes(other), strict=True)
         for (_, one), (_, two) in pairs:
             for view, out in one.after.items():
                 assert (out.logits == two.after[view].logits[::-1]).all()

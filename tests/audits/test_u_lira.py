@@ -163,12 +163,22 @@ class TestVerdicts:
         assert finding.verdict == "inconclusive"
         assert any("retained rows after it" in caveat for caveat in finding.caveats)
 
+    def test_an_area_below_one_half_is_the_models_disagreeing_and_fails(self):
+        evidence = bank(11, models=40, kinds="random")
+        half = np.random.default_rng(0).permutation(40) < 20  # as the audit deals them
+        known, over = (bank(11, models=40, kinds="random", left=left).references for left in (0.6, -0.6))
+        turned = [(known if half[at // 2] else over)[at] for at in range(80)]
+        finding = ULira()(replace(evidence, references=turned))
+        assert finding.verdict == "fail"
+        assert finding.estimates["AUC"].high < 0.5
+        assert "the other reverses" in finding.caveats[0]
+
     def test_an_interval_that_reaches_beyond_the_margin_is_no_pass(self):
         evidence = bank(8, models=20, kinds="random")
         assert ULira(margin=0.6)(evidence).verdict == "pass"
         finding = ULira(margin=0.505)(evidence)
         assert finding.verdict == "inconclusive"
-        assert "beyond the margin of 0.505" in finding.caveats[0]
+        assert "beyond the margin, 0.505" in finding.caveats[0]
 
     @pytest.mark.parametrize("models", [0, 3, 4, 15])
     def test_too_few_models_decide_nothing(self, models):

@@ -172,6 +172,41 @@ class SaysNothingOfMissingReferences(HonestAudit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LooksAtModelsItDidNotAskFor(HonestAudit):
+    def after(self, finding, evidence):
+        return self.with_c(finding, n=1 + len(evidence.of("shadow")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SureWithoutABank(HonestAudit):
+    needs: ClassVar[Needs] = Needs(shadows=20, requests=True)
+
+    def after(self, finding, evidence):
+        sure = "pass" if evidence.of("shadow") else "inconclusive"
+        return replace(finding, verdict=sure, caveats=("I feel it",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SureWithoutOriginals(SureWithoutABank):
+    needs: ClassVar[Needs] = Needs(unlearned=20)
+
+    def after(self, finding, evidence):
+        sure = "pass" if evidence.of("unlearned") else "inconclusive"
+        return replace(finding, verdict=sure, caveats=("I feel it",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritesWhatWasForgotten(HonestAudit):
+    needs: ClassVar[Needs] = Needs(shadows=20, requests=True)
+
+    def after(self, finding, evidence):
+        forgot = evidence.of("unlearned-shadow")[0].forgot
+        forgot.setflags(write=True)
+        forgot[0] = 10**6
+        return finding
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeedsAList(HonestAudit):
     card: ClassVar[Card] = HonestAudit.card
 
@@ -205,6 +240,10 @@ class AuditUndocumented(HonestAudit):
         (UsesTestIfItIsThere(), "asks for what it needs"),
         (SureOfItself(), "asks for what it needs"),
         (SaysNothingOfMissingReferences(), "asks for what it needs"),
+        (LooksAtModelsItDidNotAskFor(), "asks for what it needs"),
+        (SureWithoutABank(), "asks for what it needs"),
+        (SureWithoutOriginals(), "asks for what it needs"),
+        (WritesWhatWasForgotten(), "evidence untouched"),
         (AuditUndocumented(), "every knob documented"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, HonestAudit) else "",

@@ -7,9 +7,13 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 
-from secateur.report import write_page
+from secateur.audit import judge
+from secateur.report import write_audit, write_page
+
+from .test_audit_page import ASKED, case
 
 pytestmark = pytest.mark.browser
 
@@ -177,3 +181,72 @@ def outline(pdf):
     for found in re.findall(rb"/Title\s*\(((?:[^()\\]|\\.)*)\)", pdf):
         titles.add(found.decode("latin-1").split(" what")[0])
     return titles
+
+
+@pytest.fixture(scope="module")
+def audit(run, tmp_path_factory):
+    evidence = case(after=("retain",))
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    pictures = dict.fromkeys(evidence.after["forget"].rows.tolist(), picture)
+    path = tmp_path_factory.mktemp("audit") / "audit.html"
+    return write_audit(run(), evidence, judge(ASKED, evidence), path, pictures)
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_the_audit_page_fits_and_fetches_nothing(browser, audit, width):
+    show(browser, audit, width=width)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    shown = (
+        "return [...document.images].every(i => i.complete && i.naturalWidth === 8) && document.images.length"
+    )
+    assert browser.execute_script(shown) == 20
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.get_log("browser") == []
+
+
+def test_the_verdicts_stand_on_one_screen(browser, audit):
+    show(browser, audit)
+    bottom = "return document.querySelector('table.verdicts').getBoundingClientRect().bottom"
+    assert browser.execute_script(bottom) < 900
+
+
+def test_the_labels_of_a_figure_do_not_overlap(browser, audit):
+    show(browser, audit)
+    overlap = """
+      const found = [];
+      for (const svg of document.querySelectorAll('figure svg')) {
+        const texts = [...svg.querySelectorAll('text')];
+        const boxes = texts.map(t => [t.textContent.trim(), t.getBoundingClientRect()]);
+        const page = svg.getBoundingClientRect();
+        for (const [i, [a, p]] of boxes.entries()) {
+          if (p.left < page.left - 1 || p.right > page.right + 1) found.push(`${a} sticks out`);
+          for (const [b, q] of boxes.slice(i + 1))
+            if (p.left + 1 < q.right && q.left + 1 < p.right && p.top + 2 < q.bottom && q.top + 2 < p.bottom)
+              found.push(`${a} on ${b}`);
+        }
+      }
+      return found"""
+    assert browser.execute_script(overlap) == []
+
+
+def test_the_audit_page_in_the_dark_and_in_print(browser, audit):
+    for scheme in ("light", "dark"):
+        show(browser, audit, scheme=scheme)
+        for selector in (
+            ".ruling .word",
+            ".ruling .rests",
+            ".cell.holds",
+            ".cell.broken",
+            "td small",
+            ".note",
+        ):
+            assert contrast(browser, selector) >= 4.5, (scheme, selector)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert min(background(browser)) == 255
+    hidden = """return [...document.querySelectorAll('section h2, details table')]
+      .filter(e => !e.checkVisibility({contentVisibilityAuto: true})).length"""
+    assert browser.execute_script(hidden) == 0
+    told = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})
+    pdf = base64.b64decode(told["data"])
+    assert 4 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) < 20

@@ -13,13 +13,14 @@ from secateur import stats
 from secateur.audit import Needs
 from secateur.bands import HONEST
 from secateur.card import Card
-from secateur.evidence import Evidence, Reference
+from secateur.evidence import Evidence, Kind, Reference
 from secateur.knobs import Level, References, Seed
 from secateur.record import Estimate, Finding, Verdict
 
 ENOUGH = 16  # models a side for a verdict
 SPLITS = 60  # of the retrains in two: the null has so many values
 BINS, FLOOR, CLIP = 20, 1e-5, 100.0  # of the published histograms
+KINDS: tuple[Kind, ...] = ("retrained", "unlearned", "original")
 VIEWS = ("forget", "retain", "test")
 Matrix = NDArray[np.float64]
 
@@ -39,9 +40,9 @@ class Klom:
     where the estimate lies above the band. The bands of the three views hold together (Bonferroni).
 
     The verdict is about the procedure, of which the candidate is one draw that is not looked at. It is
-    "inconclusive" with fewer than sixteen models a side, or if the originals lie inside the band on forget (no
-    power); "fail" if forget, retain or test lie above theirs; else "pass". The splits depend on the order of
-    the models.
+    "inconclusive" with fewer than sixteen models a side, or if the originals lie inside the band on forget
+    (no power); "fail" if forget, retain or test lie above theirs; else "pass". The splits depend on the order
+    of the models.
 
     Attributes:
         models: How many unlearned models to ask for, and how many retrained ones; all that are there count.
@@ -58,7 +59,7 @@ class Klom:
     seed: Seed = 0
 
     card: ClassVar[Card] = Card(
-        summary="KL divergence of margins between many unlearned and retrained models, corrected by its null.",
+        summary="KL divergence of margins of many unlearned from many retrained models, less its null.",
         paper="EasyDUB, arXiv 2602.16400; Georgiev et al., Attribute-to-Delete, arXiv 2410.23232",
         data="What 64 unlearned models, the originals that they were made of and 64 retrained models said.",
     )
@@ -79,7 +80,7 @@ class Klom:
             95th percentile of the rows; the same with "before." for the originals; "null.KLoM.forget" and so
             on, what was taken off. By row "forget/klom", corrected.
         """
-        retrained, unlearned, originals = map(evidence.of, ("retrained", "unlearned", "original"))
+        retrained, unlearned, originals = map(evidence.of, KINDS)
         counts = (
             f"{self.models} unlearned and as many retrained models were asked for, {len(unlearned)} and "
             f"{len(retrained)} are here"
@@ -90,12 +91,12 @@ class Klom:
         found: dict[str, Estimate] = {}
         for view in VIEWS:
             ours, theirs, first = (_scores(models, view) for models in (unlearned, retrained, originals))
-            told, by_row = self._splits((ours, first), theirs)
+            each, by_row = self._splits((ours, first), theirs)
             for at, name in enumerate((view, f"{view}.95%")):
-                unlearn, start, null = told[:, at]
+                unlearn, start, null = each[:, at]
                 found[f"KLoM.{name}"] = self._less(unlearn, null, len(ours))
                 found[f"before.KLoM.{name}"] = self._less(start, null, len(first))
-            found[f"null.KLoM.{view}"] = self._null(told[2, 0], len(theirs))
+            found[f"null.KLoM.{view}"] = self._null(each[2, 0], len(theirs))
             if view == "forget":
                 rows = {"forget/klom": tuple((by_row[0] - by_row[2]).tolist())}
 

@@ -43,7 +43,9 @@ class ULira:
     cut in halves, each scored by the other); each side has its own variance, shrunken towards that side's
     pooled one and widened for the error of the mean; rows weigh equally much on both sides, so that no row's
     level is mistaken for membership; the intervals are drawn over models, since the rows of one depend on
-    each other. Without a difference the area is 0.5.
+    each other. Without a difference the area is 0.5. The areas of both halves lean the same way (a correlation
+    of 0.6 where nothing differs), so the interval is as wide as that of one half: it holds 0.5 in at least
+    95 % of draws, where it would in 87 % if the halves were taken for independent.
 
     A ratio finds rows that are still known and rows that were unlearned too much alike, both above 0.5;
     "shift", by how many nats phi of unlearned rows lies above that of the same rows never seen, tells which.
@@ -101,28 +103,34 @@ class ULira:
         trained = np.stack([np.isin(ids, one.rows) for one in models])
         rng = np.random.default_rng(self.seed)
         half = rng.permutation(len(models)) < len(models) // 2
-        found: dict[str, Estimate] = {}
-        for prefix, phi, member in (
-            ("", after, gone),
-            ("before.", start, gone),
-            ("shuffled.", after, _dealt(gone, ~trained, rng)),
-            ("retained.", after, trained & ~gone),
+        dealt = _dealt(gone, ~trained, rng)
+        found = self._attack(after, gone, ~trained, half)
+        for prefix, phi, member, other in (
+            ("before.", start, gone, ~trained),
+            ("shuffled.", after, dealt, (gone | ~trained) & ~dealt),
+            ("retained.", after, trained & ~gone, ~trained),
         ):
-            other = (gone | ~trained) & ~member if prefix == "shuffled." else ~trained
-            estimates = self._attack(phi, member, other, half)
-            found |= {f"{prefix}{name}": e for name, e in estimates.items() if prefix in ("", "before.")}
-            found |= {f"{prefix}AUC": e for name, e in estimates.items() if name == "AUC"}
+            told = self._attack(phi, member, other, half)
+            found |= {prefix + name: told[name] for name in told if name == "AUC" or prefix == "before."}
         if len(found) < 8:
             why = "no row was both unlearned and unseen in each half of the models: ask for more models"
             return Finding(audit="u-lira", estimates={}, verdict="inconclusive", caveats=(why, asked))
 
-        area, shift = found["AUC"], found["shift"].value
-        off = area.low > 0.5 or area.high < 0.5
-        verdict: Verdict = "fail" if off else "pass" if area.high < self.margin else "inconclusive"
-        known = "still known" if shift > 0 else "unlearned too much"
-        held = "inside" if area.high < self.margin else "beyond"
-        told = f"the interval of AUC holds 0.5 and ends {held} the margin of {self.margin:g}"
-        caveats = [f"unlearned rows can be told from rows never seen: they are {known}" if off else told]
+        verdict: Verdict = "inconclusive"
+        area = found["AUC"]
+        if area.low > 0.5:
+            known = "still known" if found["shift"].value > 0 else "unlearned too much"
+            verdict, why = "fail", f"unlearned rows can be told from rows never seen: they are {known}"
+        elif area.high < 0.5:
+            verdict, why = "fail", "AUC lies below 0.5: what one half of the models shows, the other reverses"
+        elif area.high < self.margin:
+            verdict, why = (
+                "pass",
+                f"the interval of AUC holds 0.5 and ends inside the margin, {self.margin:g}",
+            )
+        else:
+            why = f"the interval of AUC holds 0.5 and ends beyond the margin, {self.margin:g}: ask for more models"
+        caveats = [why]
         if len(models) < ENOUGH:
             verdict = "inconclusive"
             caveats.insert(0, f"{len(models)} models, a verdict needs {ENOUGH}")
@@ -214,4 +222,5 @@ def _normal(phi: Matrix, side: Mask) -> tuple[Matrix, Matrix]:
 def _dealt(member: Mask, other: Mask, rng: np.random.Generator) -> Mask:
     """As many members in each model, dealt out at random among members and others."""
     drawn = np.where(member | other, rng.random(member.shape), 2.0)
-    return drawn.argsort(axis=1).argsort(axis=1) < member.sum(axis=1, keepdims=True)
+    dealt: Mask = drawn.argsort(axis=1).argsort(axis=1) < member.sum(axis=1, keepdims=True)
+    return dealt

@@ -63,7 +63,8 @@ def audit_tier(
     evidence = Evidence(before=said[0][1], after=said[1][1], references=references, measures=record.measures)
     findings = judge(audits, evidence)
     told = {"run": record.key, "models": plain(afford.wanted), "findings": plain(findings)}
-    key = digest({"run": record.key, "models": plain(afford.wanted), "audits": asked})
+    versions = [audit.card.version for audit in audits]
+    key = digest({"run": record.key, "models": plain(afford.wanted), "audits": asked, "versions": versions})
     lab.store.put("audits", key, {FINDINGS: json.dumps(told, indent=1, allow_nan=False).encode()})
     return findings
 

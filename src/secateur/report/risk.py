@@ -40,7 +40,7 @@ _SHIFT = (
     "Shift, nats",
     "shift of phi, nats",
     "How much more the candidate prefers the row's label than the retrains do on average: phi = log p(label) "
-    "- log p(all others), candidate less retrains. About 0: as if never seen; far above: still known; far "
+    "− log p(all others), candidate less retrains. About 0: as if never seen; far above: still known; far "
     "below: unlearned too much.",
 )
 

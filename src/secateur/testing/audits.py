@@ -194,5 +194,5 @@ def _check_needs(audit: Audit, evidence: Evidence, finding: Finding) -> None:
         if alone.verdict in {"pass", "fail"} or not alone.caveats:
             fail(
                 promise,
-                f'it wants references, and without any "{kind}" it gave a verdict or no caveat: be inconclusive',
+                f'without any "{kind}", which it wants, it gave a verdict or no caveat: be inconclusive',
             )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from secateur.data import Split
@@ -116,7 +118,7 @@ def toy_evidence(
         labels["forget"] = np.full(30, forgotten)
         labels["retain"] = (forgotten + 1 + labels["retain"] % 2) % 3
 
-    def outputs(sure: Sequence[int], rng: np.random.Generator) -> dict[str, Outputs]:
+    def outputs(sure: NDArray[Any], rng: np.random.Generator) -> dict[str, Outputs]:
         said = {}
         for (view, y), at in zip(labels.items(), rows, strict=True):
             logits = rng.normal(size=(len(y), 3))
