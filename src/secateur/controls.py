@@ -126,12 +126,12 @@ def as_fakes(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
 def _faked(said: Said, fake: Fake, seed: int, gone: Rows | None) -> dict[str, Outputs]:
     """Each view with the logits of the fake; ``gone`` are the rows to forget, None: those of forget."""
     told = {}
-    for at, (view, out) in enumerate(said.items()):
+    for view, out in said.items():
         these = np.full(len(out), view == "forget") if gone is None else np.isin(out.rows, gone)
         order = np.argsort(out.rows)  # drawn in the order of row ids, so that no order of the rows matters
         said_of = Outputs(out.logits[order], out.labels[order], out.rows[order])
         logits = np.empty_like(out.logits)
-        logits[order] = fake(said_of, said, these[order], np.random.default_rng([seed, at]))
+        logits[order] = fake(said_of, said, these[order], np.random.default_rng([seed, *view.encode()]))
         told[view] = Outputs(logits, out.labels, out.rows, out.features)
     return told
 

@@ -122,11 +122,12 @@ class Evidence:
                 )
         if {"retain", "test"} <= self.before.keys():
             known = _answers(self.before["retain"])
-            same = _answers(self.before["test"]) & known
+            again = _answers(self.before["test"]) & known
             # a model that says one thing of everything repeats itself on any rows
-            if len(known) > 1 and 2 * len(same) > len(self.before["test"]):
+            varied = 2 * len(known) > len(self.before["retain"])
+            if varied and 2 * len(again) > len(self.before["test"]):
                 raise DataError(
-                    f"expected test rows that no model was trained on, but of {len(same)} of "
+                    f"expected test rows that no model was trained on, but of {len(again)} of "
                     f"{len(self.before['test'])} the original says exactly what it says of a retained row: "
                     "beside trained rows a model that forgot nothing looks perfect; give other test rows"
                 )

@@ -43,9 +43,9 @@ class ULira:
     cut in halves, each scored by the other); each side has its own variance, shrunken towards that side's
     pooled one and widened for the error of the mean; rows weigh equally much on both sides, so that no row's
     level is mistaken for membership; the intervals are drawn over models, since the rows of one depend on
-    each other. Without a difference the area is 0.5. The areas of both halves lean the same way (a correlation
-    of 0.6 where nothing differs), so the interval is as wide as that of one half: it holds 0.5 in at least
-    95 % of draws, where it would in 87 % if the halves were taken for independent.
+    each other. Without a difference the area is 0.5. The areas of both halves lean the same way (they
+    correlate by 0.6 where nothing differs), so the interval is as wide as that of one half alone: it holds
+    0.5 in at least 95 % of draws, and would in about 87 % if the halves were taken for independent.
 
     A ratio finds rows that are still known and rows that were unlearned too much alike, both above 0.5;
     "shift", by how many nats phi of unlearned rows lies above that of the same rows never seen, tells which.
@@ -129,7 +129,7 @@ class ULira:
                 f"the interval of AUC holds 0.5 and ends inside the margin, {self.margin:g}",
             )
         else:
-            why = f"the interval of AUC holds 0.5 and ends beyond the margin, {self.margin:g}: ask for more models"
+            why = f"the interval of AUC holds 0.5 and ends beyond the margin, {self.margin:g}"
         caveats = [why]
         if len(models) < ENOUGH:
             verdict = "inconclusive"
