@@ -124,7 +124,7 @@ class Evidence:
             known = _answers(self.before["retain"])
             again = _answers(self.before["test"]) & known
             # a model that says one thing of everything repeats itself on any rows
-            varied = 2 * len(known) > len(self.before["retain"])
+            varied = len(known) > 9 and 2 * len(known) > len(self.before["retain"])
             if varied and 2 * len(again) > len(self.before["test"]):
                 raise DataError(
                     f"expected test rows that no model was trained on, but of {len(again)} of "

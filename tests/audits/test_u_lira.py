@@ -198,6 +198,6 @@ class TestVerdicts:
 
 @pytest.mark.slow
 def test_an_exact_method_fails_no_more_often_than_stated():
-    verdicts = [ULira()(bank(seed, models=32, kinds="random")).verdict for seed in range(200)]
+    verdicts = [ULira()(bank(seed, models=64, kinds="random")).verdict for seed in range(100)]
     assert verdicts.count("fail") / len(verdicts) <= 0.05 + 0.02
     assert verdicts.count("pass") / len(verdicts) >= 0.8

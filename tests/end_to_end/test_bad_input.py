@@ -264,7 +264,7 @@ CASES = [
     Case(
         "a column that digits lack",
         3,
-        ['a column "subject" to choose rows by', "the data has no columns"],
+        ['a column "subject" to choose rows by', "one of: mislabelled"],
         ["data.forget={how='column', column='subject', equals='ann'}"],
     ),
     Case(

@@ -523,19 +523,19 @@ class Always:
     card = sc.Card(summary="Says one thing.", paper="none", data="retain")
     needs = sc.Needs(views=frozenset({"retain"}))
     def __call__(self, evidence, /):
-        return sc.Finding(audit="always", estimates={}, verdict="VERDICT")
+        return sc.Finding(audit="always", estimates={}, caveats=("SAYS",))
 """
 
 
 def test_an_audit_that_was_edited_judges_again(tmp_path, text, command):
     plan = tmp_path / "plan.toml"
     plan.write_text(text.replace('use = "accuracy"', 'use = "judged:Always"'))
-    for verdict in ("fail", "pass"):
-        (tmp_path / "judged.py").write_text(AUDIT.replace("VERDICT", verdict))
+    for said in ("one thing", "another"):
+        (tmp_path / "judged.py").write_text(AUDIT.replace("SAYS", said))
         ran = command("run", plan, "--store", tmp_path / "store")
         out, err = ran.communicate(timeout=120)
         assert ran.returncode == 0, err
-        assert f"always: {verdict}" in out
+        assert f"note: {said}" in out
     assert len(list((tmp_path / "store" / "runs").iterdir())) == 2
 
 
