@@ -22,7 +22,7 @@ from secateur.record import Estimate, Finding, Verdict
 ENOUGH = 16  # models for a verdict
 SHRINK = 16.0  # degrees of freedom that the pooled variance is worth
 # quantiles of the scores that part them into bins, finer at the top; within a bin they count as tied
-PARTS = np.concatenate([np.linspace(0, 0.97, 769)[1:], np.linspace(0.97, 1, 257)[1:-1]])
+PARTS = np.concatenate([np.linspace(0, 0.97, 385)[1:], np.linspace(0.97, 1, 129)[1:-1]])
 BINS = len(PARTS) + 1
 TINY = 1e-300  # in place of no weight, where a draw has no pairs
 RATE, NEGATIVES = 0.01, 1000  # false positives, and how many rows never seen resolve them
