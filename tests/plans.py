@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +92,8 @@ def command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(*words: object, **knobs: Any) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen([script, *map(str, words)], **pipes, **knobs))
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored, where a shell runs us behind
+        started.append(subprocess.Popen([script, *map(str, words)], preexec_fn=heard, **pipes, **knobs))
         return started[-1]
 
     yield start

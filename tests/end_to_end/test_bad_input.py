@@ -713,7 +713,7 @@ def wait_for(process, enough):
 def test_ctrl_c_stops_in_a_sentence_and_the_same_command_goes_on(
     command, cli, tmp_path, text, monkeypatch, moment
 ):
-    axes = '[grid]\nseed = [0, 1]\n"unlearn.use" = ["retrain", "fine-tune"]\n"unlearn.epochs" = [20]\n'
+    axes = '[grid]\nseed = [0, 1]\n"unlearn.use" = ["retrain", "fine-tune"]\n"unlearn.epochs" = [4]\n'
     (tmp_path / "plan.toml").write_text(text.replace("test = 0.8", "test = 0.6") + axes)
     store = tmp_path / ".secateur"
     process = command("grid", "plan.toml", "--json", cwd=tmp_path)
