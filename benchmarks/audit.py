@@ -235,7 +235,8 @@ def main() -> None:
                 continue
             of = ("cpu_seconds", "cpu_seconds_of_other", "cpu_ratio")
             ours, other, cpu = (found.get(name, "") for name in of)
-            line = f"{found['benchmark']:<32}{ours:>9}{other:>9}{cpu:>8}{found['ratio']:>8}{found['goal'] or '':>6}"
+            goal = found["goal"] or ""
+            line = f"{found['benchmark']:<32}{ours:>9}{other:>9}{cpu:>8}{found['ratio']:>8}{goal:>6}"
             print(f"{line}{found.get('points', ''):>8}", flush=True)
 
 
