@@ -95,17 +95,20 @@ def test_held_out_retrains_pass(world):
 
 def test_the_answer_moves_with_the_dose(world):
     order, doses, areas, apart = np.random.default_rng(1).permutation(world.forget), [], [], []
-    for share in (0.25, 0.5, 0.75, 1.0):
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         gone = order[: round(share * len(order))]
-        for model in world.trained(sc.steps.Retrain(**RECIPE), range(300, 303), gone):
-            after = world.see(model)
+        again = (
+            [world.original]
+            if not share
+            else world.trained(sc.steps.Retrain(**RECIPE), range(300, 303), gone)
+        )
+        for after in map(world.see, again):
             doses.append(share)
             areas.append(area(world, after))
             found = sc.audits.Divergence()(world.evidence(after)).estimates
             apart.append(found["JS.forget"].value)
     for values in (areas, apart):
-        assert spearmanr([0.0, *doses], [2.0, *(values)]).statistic <= -0.9
-    assert area(world, world.before) > max(areas)
+        assert spearmanr(doses, values).statistic <= -0.9
 
 
 class TestDegenerate:

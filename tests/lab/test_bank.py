@@ -68,11 +68,10 @@ class TestWhoSawWhat:
         assert len({len(shadow.rows) for shadow in shadows}) <= 2
 
     def test_requests_are_of_the_shadow_s_own_rows_and_differ(self, made):
-        found = kinds(made[2])
-        asked = np.unique(np.concatenate([one.forgot for one in found["unlearned-shadow"]]))
+        found, size = kinds(made[2]), len(made[1].ground.split.forget)
         for shadow, after in zip(found["shadow"], found["unlearned-shadow"], strict=True):
             assert np.array_equal(shadow.rows, after.rows)
-            assert len(after.forgot) == len(np.intersect1d(asked, after.rows)) // 2 or len(after.forgot)
+            assert 0.3 * size < len(after.forgot) < 0.7 * size  # half of the half of twice as many
             assert not len(np.setdiff1d(after.forgot, after.rows))
             assert not len(shadow.forgot)
         assert len({one.forgot.tobytes() for one in found["unlearned-shadow"]}) == 4
