@@ -30,11 +30,16 @@ def planned(**changes):
     return read_plan(table)
 
 
+def finished(**changes):
+    """The same plan as it is run: a bank is made for a finished run."""
+    return planned(**changes, audit=[{"use": "accuracy"}])
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A bank of four of each kind: the store, the bank, its references."""
     store = tmp_path_factory.mktemp("bank")
-    run_plan(planned(), store)
+    run_plan(finished(), store)
     bank = Bank(Lab(Store(store)), planned())
     return store, bank, bank.make(FOUR)
 
@@ -45,7 +50,7 @@ def bank(made, tmp_path):
     shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
 
     def make(**changes):
-        run_plan(planned(**changes), tmp_path)
+        run_plan(finished(**changes), tmp_path)
         return Bank(Lab(Store(tmp_path)), planned(**changes))
 
     return make
@@ -152,7 +157,7 @@ class TestWhatItTakes:
         assert made.lab.taken == []
 
     def test_a_plan_that_does_not_unlearn_is_refused(self, tiny, tmp_path):
-        alone = planned(step=tiny["step"][:1], reference={"use": "retrain", "epochs": 1})
+        alone = finished(step=tiny["step"][:1])
         run_plan(alone, tmp_path)
         with pytest.raises(UsageError, match="a plan that unlearns"):
             Bank(Lab(Store(tmp_path)), alone)
@@ -165,7 +170,7 @@ class TestWhatItTakes:
 
 class TestAuditing:
     def test_findings_are_kept_beside_the_run_which_stays_as_it_was(self, tmp_path):
-        record = run_plan(planned(audit=[{"use": "accuracy"}]), tmp_path)
+        record = run_plan(finished(), tmp_path)
         runs = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
         told = []
         found = audit_tier(tmp_path, record.key[:8], [audits.Epsilon(models=4)], tell=told.append)
@@ -196,13 +201,13 @@ class TestAuditing:
         ],
     )
     def test_what_cannot_be_meant_is_told(self, tmp_path, cli, words, told):
-        record = run_plan(planned(audit=[{"use": "accuracy"}]), tmp_path)
+        record = run_plan(finished(), tmp_path)
         ran = cli("audit", record.key, "--store", tmp_path, *words)
         assert ran.code == 2
         assert told in ran.err.replace("\n", " ")
 
     def test_the_command_says_what_it_costs_and_gives_one_verdict(self, tmp_path, cli):
-        record = run_plan(planned(audit=[{"use": "accuracy"}]), tmp_path)
+        record = run_plan(finished(), tmp_path)
         ran = cli("audit", record.key, "--store", tmp_path, "--tier", "1", "--use", "retrain-gap")
         assert ran.code == 0, ran.err
         assert "5 retrained, 0 unlearned and 0 shadow models" in ran.err

@@ -133,6 +133,14 @@ def test_axes_that_lead_nowhere(three, grid, says):
         expand(three)
 
 
+def test_audits_of_a_bank_are_asked_of_finished_runs(tiny):
+    asked = [{"use": "accuracy"}, {"use": "epsilon"}, {"use": "u-lira"}]
+    with pytest.raises(PlanError) as told:
+        expand(tiny | {"audit": asked})
+    assert [fault[:18] for fault in told.value.faults] == ['audit 2: "epsilon"', 'audit 3: "u-lira" ']
+    assert all("secateur audit RUN --tier 2" in fault for fault in told.value.faults)
+
+
 def test_a_name_that_two_steps_have_is_refused(three):
     three["step"].append({"use": "train", "epochs": 1})
     three["grid"] = {"train.epochs": [1]}

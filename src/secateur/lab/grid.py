@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from secateur.card import name_of
 from secateur.errors import PlanError, UsageError, nearest
 from secateur.lab.plan import TOP_KEYS, Plan
 from secateur.lab.read import label_of, read_plan
@@ -105,12 +106,23 @@ def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
         try:
             for name, value in zip(axes, values, strict=True):
                 set_at(cell, name, copy.deepcopy(value))
-            plans.append(read_plan(cell, source=source))
+            plan = read_plan(cell, source=source)
+            plans.append(plan)
+            faults += _bank_faults(plan)
         except PlanError as error:
             faults += error.faults
     if faults:
         raise PlanError(list(dict.fromkeys(faults)), source=source)
     return plans
+
+
+def _bank_faults(plan: Plan) -> list[str]:
+    return [
+        f'audit {i}: "{name_of(type(audit))}" compares with a bank of models that a plan does not train: leave '
+        "it out, and ask it of the finished run with secateur audit RUN --tier 2"
+        for i, audit in enumerate(plan.audits, start=1)
+        if audit.needs.tier == 2
+    ]
 
 
 def set_at(table: dict[str, Any], name: str, value: Any) -> None:
