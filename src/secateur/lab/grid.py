@@ -118,8 +118,8 @@ def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
 
 def _bank_faults(plan: Plan) -> list[str]:
     return [
-        f'audit {i}: "{name_of(type(audit))}" compares with a bank of models that a plan does not train: leave '
-        "it out, and ask it of the finished run with secateur audit RUN --tier 2"
+        f'audit {i}: "{name_of(type(audit))}" compares with a bank of models that no plan trains: leave it '
+        "out, and ask it of the finished run with secateur audit RUN --tier 2"
         for i, audit in enumerate(plan.audits, start=1)
         if audit.needs.tier == 2
     ]
