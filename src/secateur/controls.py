@@ -69,6 +69,8 @@ def as_never_seen(evidence: Evidence) -> Iterator[Evidence]:
     shadows = _shadows(evidence)
     models = [one for one in evidence.of("unlearned-shadow") if _rows(one) in shadows]
     everything = np.unique(np.concatenate([model.rows for model in models])) if models else _NO_ROWS
+    donors = evidence.of("shadow")
+    saw = np.array([np.isin(everything, donor.rows) for donor in donors])  # [donors, rows]
     kept = [r for r in evidence.references if r.kind not in ("unlearned-shadow", "shadow")]
     for i in range(HELD_OUT if models else 0):
         rng, others = np.random.default_rng(i), []
@@ -78,15 +80,24 @@ def as_never_seen(evidence: Evidence) -> Iterator[Evidence]:
             gone = np.sort(rng.choice(unseen, min(len(model.forgot), len(unseen) // 2), replace=False))
             rows = np.union1d(shadow.rows, gone)
             others += [Reference("unlearned-shadow", shadow.outputs, rows, gone)]
-            others += [Reference("shadow", _as_if_seen(shadow, gone, evidence.of("shadow"), rng), rows)]
+            others += [
+                Reference(
+                    "shadow",
+                    _as_if_seen(shadow, gone, donors, saw[:, np.searchsorted(everything, gone)], rng),
+                    rows,
+                )
+            ]
         yield evidence.about(evidence.before, [*kept, *others])
 
 
 def _as_if_seen(
-    shadow: Reference, gone: Rows, donors: Sequence[Reference], rng: np.random.Generator
+    shadow: Reference,
+    gone: Rows,
+    donors: Sequence[Reference],
+    saw: NDArray[np.bool_],
+    rng: np.random.Generator,
 ) -> dict[str, Outputs]:
     """What a shadow says; of the rows that it never saw what one drawn from those trained on them says."""
-    saw = np.stack([np.isin(gone, donor.rows) for donor in donors])
     drawn = np.where(saw, rng.random(saw.shape), -1.0).argmax(axis=0)
     told = {}
     for view, out in shadow.outputs.items():

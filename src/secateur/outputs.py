@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from scipy.special import log_softmax
 
 from secateur.errors import DataError
+from secateur.stats.scores import logit_confidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,12 @@ class Outputs:
     def confidence(self) -> NDArray[np.float64]:
         """[n], the softmax probability of the true label."""
         return np.asarray(np.exp(self.log_probs[np.arange(len(self)), self.labels]))
+
+    @cached_property
+    def phi_by_row(self) -> NDArray[np.float64]:
+        """[n], nats: log p_y - log sum_{c != y} p_c of each row, in the order of row ids."""
+        at = np.argsort(self.rows)
+        return frozen(logit_confidence(self.logits[at], self.labels[at]), np.float64)
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:

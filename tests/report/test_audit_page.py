@@ -21,7 +21,7 @@ from secateur.outputs import Outputs
 from secateur.record import Control, Finding
 from secateur.report import audit_figures, render_audit, write_audit
 from secateur.report.measures import measures, standing
-from secateur.report.risk import MOST, most_exposed, phi, risk
+from secateur.report.risk import MOST, most_exposed, risk
 from secateur.report.trials import fakes, trials, widths
 
 SECTIONS = ("verdict", "roc", "rows", "bands", "controls", "power", "caveats", "numbers", "run")
@@ -244,8 +244,8 @@ def test_which_number_tells_a_row_from_another(failed):
     short = dataclasses.replace(bounds, rows={"forget/epsilon": (1.0,) * 3})
     assert risk(evidence, [*findings, short]).name == "forget/exposure"
     shift = risk(evidence, [])
-    mean = np.mean([phi(one.outputs["forget"]) for one in evidence.retrains], axis=0)
-    assert shift.values.tolist() == (phi(evidence.after["forget"]) - mean).tolist()
+    mean = np.mean([one.outputs["forget"].phi_by_row for one in evidence.retrains], axis=0)
+    assert shift.values.tolist() == (evidence.after["forget"].phi_by_row - mean).tolist()
     assert len(shift.null) == 6 * 40
     assert risk(case(retrains=0), []) is None
 

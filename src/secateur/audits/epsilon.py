@@ -132,8 +132,7 @@ class Epsilon:
 
 def _scores(models: Sequence[Reference]) -> Matrix:
     """Phi [models, forget rows], rows in the order of their ids."""
-    said = [model.outputs["forget"] for model in models]
-    scores = [stats.logit_confidence(out.logits, out.labels)[np.argsort(out.rows)] for out in said]
+    scores = [model.outputs["forget"].phi_by_row for model in models]
     return np.stack(scores) if scores else np.zeros((0, 0))
 
 

@@ -152,8 +152,7 @@ class Klom:
 
 def _scores(models: Sequence[Reference], view: str) -> Matrix:
     """Phi [models, rows], rows in the order of their ids."""
-    said = [model.outputs[view] for model in models]
-    return np.stack([stats.logit_confidence(out.logits, out.labels)[np.argsort(out.rows)] for out in said])
+    return np.stack([model.outputs[view].phi_by_row for model in models])
 
 
 def _normal(ours: Matrix, theirs: Matrix) -> Matrix:

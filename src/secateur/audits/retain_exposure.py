@@ -14,7 +14,6 @@ from secateur.audit import Needs
 from secateur.card import Card
 from secateur.evidence import Evidence
 from secateur.knobs import Level, References
-from secateur.outputs import Outputs
 from secateur.record import Estimate, Finding
 
 
@@ -61,8 +60,8 @@ class RetainExposure:
         found: dict[str, Estimate] = {}
         phi: dict[str, NDArray[np.float64]] = {}
         for prefix, said in evidence.models():
-            phi[prefix] = _phi(said["retain"])
-            other = _phi(attack.matched(said["retain"], said["test"]))
+            phi[prefix] = said["retain"].phi_by_row
+            other = attack.matched(said["retain"], said["test"]).phi_by_row
             found |= attack.estimates(phi[prefix], other, self.level, prefix=prefix)
         unresolved = [name for name, estimate in found.items() if math.isnan(estimate.value)]
         for name in unresolved:
@@ -100,9 +99,3 @@ class RetainExposure:
             how = "t interval of the mean over rows of this model, the retrains fixed"
             one = replace(one, low=one.value - half, high=one.value + half, method=how)
         return Estimate.of(one, unit="nats", better="nearer-to-retrain")
-
-
-def _phi(said: Outputs) -> NDArray[np.float64]:
-    """[n], in the order of row ids."""
-    at = np.argsort(said.rows)
-    return stats.logit_confidence(said.logits[at], said.labels[at])

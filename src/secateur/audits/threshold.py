@@ -129,7 +129,7 @@ def _scores(said: Outputs) -> dict[str, NDArray[np.float64]]:
     p = np.exp(logs)
     return {
         "loss": logs[np.arange(len(at)), labels],
-        "phi": stats.logit_confidence(said.logits[at], labels),
+        "phi": said.phi_by_row,
         "correct": said.correct[at].astype(np.float64),
         "entropy": (p * logs).sum(axis=1),
         "modified-entropy": -stats.modified_entropy(p, labels),

@@ -187,8 +187,11 @@ def _scores(models: Sequence[Reference]) -> Matrix:
     scores = []
     for model in models:
         said = [model.outputs[view] for view in ("forget", "retain")]
-        phi = np.concatenate([stats.logit_confidence(out.logits, out.labels) for out in said])
-        scores.append(phi[np.argsort(np.concatenate([out.rows for out in said]))])
+        phi, rows = (
+            np.concatenate(of)
+            for of in ([out.phi_by_row for out in said], [np.sort(out.rows) for out in said])
+        )
+        scores.append(phi[np.argsort(rows)])
     return np.stack(scores)
 
 

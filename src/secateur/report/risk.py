@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from secateur import attack, stats
+from secateur import attack
 from secateur.evidence import Evidence
 from secateur.outputs import Outputs
 from secateur.record import Finding
@@ -176,35 +176,29 @@ def png(picture: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def phi(said: Outputs) -> Numbers:
-    """[n], how much a model prefers the label to all other classes, in the order of row ids."""
-    at = np.argsort(said.rows)
-    return stats.logit_confidence(said.logits[at], said.labels[at])
-
-
 def sides(model: Mapping[str, Outputs]) -> tuple[Numbers, Numbers] | None:
     """Phi of forget rows, and of test rows of their classes; None where there are none of either."""
     if not all(view in model and len(model[view]) for view in ("forget", "test")):
         return None
-    return phi(model["forget"]), phi(attack.matched(model["forget"], model["test"]))
+    return model["forget"].phi_by_row, attack.matched(model["forget"], model["test"]).phi_by_row
 
 
 def _order(found: Risk, evidence: Evidence) -> list[int]:
     """Positions by number, then by how far the candidate lies from the retrains, then by row id."""
     first = np.where(np.isfinite(found.values), found.values, -np.inf)
     shift = _shift(evidence)
-    then = phi(evidence.after["forget"]) if shift is None else shift
+    then = evidence.after["forget"].phi_by_row if shift is None else shift
     return [int(at) for at in np.lexsort((-then, -first))[:MOST]]
 
 
 def _shift(evidence: Evidence) -> Numbers | None:
     out = _of_retrains(evidence)
-    shift: Numbers | None = phi(evidence.after["forget"]) - out.mean(axis=0) if len(out) else None
+    shift: Numbers | None = evidence.after["forget"].phi_by_row - out.mean(axis=0) if len(out) else None
     return shift
 
 
 def _of_retrains(evidence: Evidence) -> Numbers:
-    return np.array([phi(model.outputs["forget"]) for model in evidence.retrains])
+    return np.array([model.outputs["forget"].phi_by_row for model in evidence.retrains])
 
 
 def _confidence(said: Outputs) -> Numbers:
