@@ -9,6 +9,9 @@ SHELL  := /bin/bash
 # test oracles that ask for more than they import, torchvision among it
 ORACLES := curvlinops-for-pytorch==3.0.1 einconv==0.1.0 einops==0.8.2 linear_operator==0.6.1
 
+# tests start many processes, and each would compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check docs bench clean
 
@@ -29,10 +32,10 @@ demo: $(VENV)/ready  ## run recipes/demo.toml on two cores, print its table, wri
 	$(BIN)/secateur grid recipes/demo.toml --store $(STORE) --report report.html
 
 test: $(VENV)/ready-dev  ## the tests, under three minutes on two cores
-	$(BIN)/pytest -m 'not slow' -n 2
+	$(BIN)/pytest -m 'not slow' -n 2 --dist worksteal
 
 test-slow: $(VENV)/ready-dev  ## kills, long simulations, real grids
-	$(BIN)/pytest -m slow -n 2
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 check: $(VENV)/ready-dev  ## format, lint, types, walls, generated docs
 	$(BIN)/ruff format --check .
