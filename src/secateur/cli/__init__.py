@@ -1,0 +1,65 @@
+"""The command line: parse, call, print. Every command is a thin door to one public function."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from secateur.allocator import keep_freed_memory
+from secateur.cli.audit import audit
+from secateur.cli.catalogue import card, doctor, init, methods
+from secateur.cli.report import report
+from secateur.cli.run import grid, run
+from secateur.cli.terminal import look_in, out, say, told
+from secateur.errors import SecateurError
+
+app = typer.Typer(
+    name="secateur",
+    help="Make a trained classifier forget chosen training data, and prove how well it did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+STOPPED = 130  # the exit code after Ctrl-C
+
+
+def main() -> None:
+    """Run the command line. Exit codes: see ``secateur.errors``; 130 after Ctrl-C."""
+    # the console script, unlike "python -m", does not look in the working directory for a plan's own code;
+    # looked at last, so that nothing installed is hidden
+    look_in("")
+    keep_freed_memory()
+    try:
+        ended = app(standalone_mode=False)
+    except SecateurError as error:
+        say(f"secateur: {told(error)}", bad=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        ended = STOPPED
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
+            say(f"secateur: {error.format_message()}", bad=True)
+            sys.exit(error.exit_code)
+        raise
+    if ended == STOPPED:  # typer turns Ctrl-C into this code
+        say("secateur: stopped; what was finished is in the store, and the same command goes on from there")
+    sys.exit(ended if isinstance(ended, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    """Make a trained classifier forget chosen training data, and prove how well it did."""
+    if version:
+        from secateur import __version__
+
+        out.print(f"secateur {__version__}", highlight=False)
+        raise typer.Exit
+
+
+for command in (run, grid, audit, report, methods, card, init, doctor):  # as --help lists them
+    app.command()(command)

@@ -1,0 +1,134 @@
+"""``secateur run`` and ``secateur grid``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from secateur.cli.report import print_records, write_page_of
+from secateur.cli.terminal import (
+    DEFAULT_STORE,
+    AsJson,
+    PageAt,
+    StoreAt,
+    bars,
+    check_page,
+    look_in,
+    out,
+    say,
+    told,
+)
+from secateur.errors import UsageError
+
+Plan = Annotated[Path, typer.Argument(help="a TOML file; see docs/start.md", show_default=False)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change a key of the plan, as an axis names it; may be given often"
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="load and build everything, estimate the cost, train nothing")
+]
+
+
+def run(
+    plan: Plan,
+    store: StoreAt = DEFAULT_STORE,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    report: PageAt = None,
+) -> None:
+    """Run one plan: train, prune, unlearn, judge."""
+    from secateur import lab
+
+    check_page(report)
+    plans = _read(plan, sets)
+    if len(plans) > 1:
+        raise UsageError(f'"{plan}" has axes and stands for {len(plans)} runs: use "secateur grid {plan}"')
+    if dry_run:
+        return _print_estimate(plans, store, as_json)
+    with bars() as progress:
+        record = lab.run_plan(plans[0], store, progress)
+    if as_json:
+        out.print_json(record.to_json())
+    else:
+        for finding in record.findings:
+            out.print(str(finding), markup=False, highlight=False)
+        out.print(
+            f"\nrun {record.key[:12]}: record {store}/runs/{record.key}/record.json",
+            markup=False,
+            highlight=False,
+        )
+        out.print(f"unlearned weights: {store}/{record.files['weights']}", markup=False, highlight=False)
+    write_page_of([record], report)
+
+
+def grid(
+    plan: Plan,
+    store: StoreAt = DEFAULT_STORE,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    report: PageAt = None,
+) -> None:
+    """Run every cell of a plan with axes; a failure does not stop the rest."""
+    from secateur import lab
+
+    check_page(report)
+    plans = _read(plan, sets)
+    if dry_run:
+        return _print_estimate(plans, store, as_json)
+    with bars() as progress:
+        ended = lab.run_grid(plans, store, progress)
+    if ended.records:
+        write_page_of(list(ended.records), report)
+        print_records(list(ended.records), as_json)
+    for number, error in ended.failures:
+        say(f"secateur: run {number} of {len(plans)} failed: {told(error)}", bad=True)
+    if ended.failures:
+        raise typer.Exit(max(error.exit_code for _, error in ended.failures))
+
+
+def _read(plan: Path, sets: list[str] | None) -> list[Any]:
+    from secateur import lab
+
+    look_in(str(plan.parent.absolute()))
+    return lab.expand(lab.load(plan, sets or ()), source=str(plan))
+
+
+def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from secateur.lab import estimate
+    from secateur.record import plain
+
+    found = estimate(plans, store)
+    if as_json:
+        return out.print_json(json.dumps(plain([asdict(one) for one in found])))
+    table = Table(
+        "step", "needed", "in store", "updates", "about", box=None, header_style="bold", pad_edge=False
+    )
+    for one in found:
+        cost = "?" if math.isnan(one.seconds) else f"{one.seconds:,.0f} s"
+        table.add_row(
+            escape(one.step),
+            str(one.times),
+            str(one.stored),
+            "?" if one.updates is None else f"{one.updates:,}",
+            cost,
+        )
+    console = Console()
+    console.print(table)
+    total = sum(one.seconds for one in found if not math.isnan(one.seconds))
+    runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
+    told = f"{runs}, about {total:,.0f} s of training here, judging apart; nothing was trained or written"
+    console.print(told, highlight=False, soft_wrap=True)

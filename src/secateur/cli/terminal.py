@@ -1,0 +1,96 @@
+"""What commands share: where they print, how they read options, and bars."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from secateur.errors import SecateurError, UsageError
+
+out, err = Console(soft_wrap=True), Console(stderr=True)
+
+Plan = Annotated[Path, typer.Argument(help="a TOML file; see docs/start.md", show_default=False)]
+StoreAt = Annotated[Path, typer.Option("--store", help="folder of results")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change a key of the plan, as an axis names it; may be given often"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print results for programs")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="load and build everything, estimate the cost, train nothing")
+]
+PageAt = Annotated[Path | None, typer.Option("--report", help="also write the report page here")]
+DEFAULT_STORE = Path(".secateur")
+
+
+def look_in(folder: str) -> None:
+    """Let the addresses of a plan ("mystep:Dampen") lead to this folder, where nowhere else."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def told(error: SecateurError) -> str:
+    """Its message, and where it happened: which step of the plan."""
+    notes = getattr(error, "__notes__", [])
+    return f"{error} ({'; '.join(notes)})" if notes else str(error)
+
+
+def check_page(path: Path | None) -> None:
+    """A page that cannot be written is better told before the work than after it."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f'cannot write the report "{path}": name a file, in a folder that exists')
+
+
+def say(text: str, *, bad: bool = False) -> None:
+    """Print to standard error."""
+    err.print(text, style="red" if bad else None, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Show bars while this lasts."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield Bars(progress)
+
+
+class Bars:
+    """Progress as bars on standard error, where that is a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        task = self._progress.add_task(label, total=total)
+        try:
+            yield lambda done: self._progress.advance(task, done)
+        finally:
+            self._progress.remove_task(task)
+
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A bar that is called with how much is done, as ``secateur.run.Progress`` says."""
+        return self._bar(label, total)
