@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,7 @@ class Bank:
         Raises:
             UsageError: The budget does not buy sixteen of each kind.
         """
-        one = self._seconds_of_one(wanted)
+        one = self._seconds_of_one
         counts = list(range(LEAST, wanted.most + 1, 2)) or [wanted.most]
         if budget is not None:
             bought = [count for count in counts if self._seconds(wanted.at_most(count), one) <= budget]
@@ -304,8 +305,9 @@ class Bank:
             found.append(Reference(kind, said, seen, np.array(gone, dtype=np.int64)))
         return found
 
-    def _seconds_of_one(self, wanted: Wanted) -> dict[str, float]:
-        """Seconds of one model of each kind, by what the run's own steps took."""
+    @cached_property
+    def _seconds_of_one(self) -> dict[str, float]:
+        """Seconds of one model of each kind, by what the run's own steps took; timed once."""
         assert self.plan.unlearn is not None
         faster = self._speedups()
 
