@@ -62,18 +62,45 @@ def test_a_part_of_the_store_is_known(table, tmp_path):
     }  # fmt: skip
 
 
-def test_a_large_set_costs_the_estimate_no_more_than_a_few_batches(tiny, tmp_path, monkeypatch):
-    """An epoch of it may take minutes."""
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch):
+    """How many rows each batch that was drawn had."""
+    sizes = []
     draw = View._draw
-    monkeypatch.setattr(View, "_draw", lambda self, at, *more: drawn.append(len(at)) or draw(self, at, *more))
+    monkeypatch.setattr(View, "_draw", lambda self, at, *more: sizes.append(len(at)) or draw(self, at, *more))
+    return sizes
+
+
+def test_a_large_set_costs_the_estimate_no_more_than_a_few_batches(tiny, tmp_path, drawn):
+    """An epoch of it may take minutes."""
     tiny["data"]["test"] = 0.1
-    tiny["step"][0]["batch"] = tiny["step"][1]["batch"] = 8
+    tiny["step"][0]["batch"] = tiny["step"][1]["batch"] = 64
     (train, _) = estimate(expand(tiny), tmp_path)
-    assert train.updates == math.ceil(1617 / 8)
-    # two rounds of probes, the first of which warms up; and the batch that shows that the model fits
-    assert cost.PROBES * 2 <= len(drawn) <= cost.PROBES * 2 + 2
-    assert max(drawn) <= 8
+    assert train.updates == math.ceil(1617 / 64)
+    # one batch that shows that the model fits, few rows twice and then more of them, and whole ones
+    assert [size for size in drawn if size > 16][1:] == drawn[-cost.PROBES :]
+    assert len(drawn) <= cost.PROBES + 5
+    assert max(drawn) <= 64
+
+
+def test_without_patience_a_few_rows_stand_for_a_batch(tiny, tmp_path, drawn):
+    tiny["step"][0]["batch"] = tiny["step"][1]["batch"] = 128
+    (train, unlearn) = estimate(expand(tiny), tmp_path, patience=0)
+    assert max(drawn) == cost.FEWEST
+    assert len(drawn) == 2  # and the batch that shows that the model fits
+    assert 0 < train.seconds < 60
+    assert unlearn.seconds / train.seconds == pytest.approx(unlearn.updates / train.updates)
+
+
+def test_seeds_share_one_network_and_keep_their_own_keys(table, tmp_path, drawn):
+    grids = [{**table["grid"], "seed": [seed]} for seed in (0, 1)]
+    alone = [estimate(expand({**table, "grid": grid}), tmp_path) for grid in grids]
+    before = len(drawn)
+    both = estimate(expand(table), tmp_path)
+    assert len(drawn) - before == before // 2
+    for one, other, together in zip(*alone, both, strict=True):
+        # references have seeds of their own: that of the dense model serves both, a mask is each seed's own
+        assert together.times == one.times + other.times - (one.step == "retrain")
 
 
 def test_a_set_smaller_than_a_batch_is_timed_too(tiny, tmp_path):

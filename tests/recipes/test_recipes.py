@@ -1,6 +1,7 @@
 """Every recipe that ships parses, expands, and stands: data loads, models build, its cost can be told."""
 
-import tomllib
+import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,27 +18,60 @@ def test_there_are_recipes():
     assert ROOT / "demo.toml" in RECIPES
 
 
+# image and label column, classes, side, and what the split to test on is called
+LAYOUTS = {
+    "cifar10": ("img", "label", 10, 32, "test"),
+    "cifar100": ("img", "fine_label", 100, 32, "test"),
+    "svhn": ("image", "label", 10, 32, "test"),
+    "tiny-imagenet": ("image", "label", 200, 64, "valid"),
+    "imagenet": ("image", "label", 1000, 64, "validation"),
+}
+
+
 @pytest.fixture(scope="session")
-def tiny_cifar(tmp_path_factory):
-    """A folder of the layout of CIFAR-10: 60 images to train on, 20 to test on."""
-    folder = tmp_path_factory.mktemp("cifar10")
-    for part, n in (("train", 60), ("test", 20)):
-        kinds = labels([f"class {c}" for c in range(10)], [i % 10 for i in range(n)])
-        images = [noise(i, (32, 32)) for i in range(n)]
-        parquet(folder / f"{part}.parquet", images, image="img", label=kinds)
-    return folder
+def folder_of(tmp_path_factory):
+    """Data set to a folder of its layout, made once: 60 images to train on, 20 to test on, in ten classes."""
+
+    @cache
+    def made(name):
+        image, label, classes, side, test = LAYOUTS[name]
+        folder = tmp_path_factory.mktemp(name)
+        for part, n in (("train", 60), (test, 20)):
+            kinds = labels([f"class {c}" for c in range(classes)], [i % 10 for i in range(n)])
+            images = [noise(i, (side, side)) for i in range(n)]
+            parquet(folder / f"{part}.parquet", images, image=image, **{label: kinds})
+        return folder
+
+    return made
+
+
+def shrunk(table):
+    """The recipe for a set a thousandth as large: rows that are asked for by count shrink with it."""
+    if "data.forget.count" in table.get("grid", {}):
+        counts = table["grid"]["data.forget.count"]
+        table["grid"]["data.forget.count"] = [max(i, n // 1000) for i, n in enumerate(counts, start=1)]
+        table["data"]["forget"]["count"] = 1
+    return table
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_it_stands(path, tmp_path, tiny_cifar):
+def test_it_stands(path, tmp_path, folder_of):
+    """Every cell of one seed is read and keyed; each network is built for each request, and timed."""
     store = tmp_path / "store"
-    images = [f"data.path={tiny_cifar}", "data.limit=50", "data.holdout=0.1"]
-    plans = expand(load(path, [] if load(path)["data"]["use"] == "digits" else images), source=str(path))
-    cells = 1
-    for values in tomllib.loads(path.read_text()).get("grid", {}).values():
-        cells *= len(values)
-    assert len(plans) == cells
-    found = estimate(plans, store)
+    whole = load(path)
+    axes = whole.get("grid", {})
+    seeds, sets = axes.get("seed", [0]), axes.get("data.use", [whole["data"]["use"]])
+    assert all(type(seed) is int for seed in seeds)
+    assert len(set(seeds)) == len(seeds)
+    plans = []
+    for use in sets:
+        one = [f"grid.seed=[{seeds[-1]}]"] if "seed" in axes else []
+        one += [f'grid.data.use=["{use}"]'] if len(sets) > 1 else []
+        if use != "digits":
+            one += [f"data.path={folder_of(use)}", "data.limit=50", "data.holdout=0.1"]
+        plans += expand(shrunk(load(path, one)), source=str(path))
+    assert len(plans) * len(seeds) == math.prod(map(len, axes.values()))
+    found = estimate(plans, store, patience=0)
     assert found
     assert all(one.stored == 0 < one.times for one in found)
     assert not store.exists()

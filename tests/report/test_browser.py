@@ -99,6 +99,18 @@ def test_nothing_sticks_out_and_nothing_is_fetched(browser, pages, name, width):
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.parametrize("name", ["grid", "one", "audit"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_axe_finds_nothing(browser, pages, audit, name, width, scheme):
+    """The rules of axe-core: landmarks, headings, contrast, what a keyboard can reach."""
+    from axe_core_python.selenium import Axe
+
+    show(browser, {**pages, "audit": audit}[name], width=width, scheme=scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    found = Axe().run(browser)["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+
+
 def test_light_is_light_and_dark_is_dark(browser, pages):
     show(browser, pages["grid"])
     assert min(background(browser)) > 230

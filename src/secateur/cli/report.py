@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secateur.cli.terminal import DEFAULT_STORE, AsJson, StoreAt, check_page, out, say
+from secateur.errors import UsageError
 
 if TYPE_CHECKING:
     from secateur.record import Record
+    from secateur.report import Comparison
 
 
 def report(
@@ -19,15 +21,39 @@ def report(
         typer.Argument(help="keys of runs, or enough of their beginnings; default: all", show_default=False),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the page to write")] = Path("report.html"),
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", metavar="NAME", help='set published results beside ours: "paper" or "salun"'
+        ),
+    ] = None,
+    numbers: Annotated[
+        Path | None, typer.Option("--csv", help="also write the comparison here, as CSV; with --compare")
+    ] = None,
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Tabulate finished runs, and write them as one self-contained page."""
     from secateur.lab.review import all_runs, find_run
+    from secateur.report import as_csv, compare
+    from secateur.report.literature import study
+    from secateur.report.sheet import put
 
     check_page(output)
+    check_page(numbers)
+    if published is not None:
+        study(published)  # before anything is read: a slip of the pen is told at once
+    elif numbers is not None:
+        raise UsageError(
+            "--csv holds a comparison with published results: say which, such as --compare paper"
+        )
     records = [find_run(store, key) for key in runs] if runs else all_runs(store)
-    write_page_of(records, output)  # first: whoever reads the table may go away
+    comparison = compare(records, published) if published else None
+    write_page_of(records, output, comparison)  # first: whoever reads the table may go away
+    if comparison:
+        say(f"compared with {published}: {comparison.told}")
+        if numbers is not None:
+            say(f"comparison: {put(as_csv(comparison), numbers)}")
     print_records(records, as_json)
 
 
@@ -42,10 +68,10 @@ def print_records(records: list[Record], as_json: bool) -> None:
         print_table(rows)
 
 
-def write_page_of(records: list[Record], path: Path | None) -> None:
+def write_page_of(records: list[Record], path: Path | None, comparison: Comparison | None = None) -> None:
     """Write the page of these runs, where one is wanted."""
     if path is not None:
         from secateur.report import write_page
 
-        write_page(records, path)
+        write_page(records, path, comparison)
         say(f"report: {path}")

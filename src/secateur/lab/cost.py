@@ -1,4 +1,4 @@
-"""What a grid will cost: everything is loaded and built, a few updates are timed, nothing is trained."""
+"""What a grid will cost: what it stands on is loaded and built, a few updates are timed, none is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from secateur.data import Batch, Loader, View
 from secateur.lab.execute import Lab
 from secateur.lab.freeze import META
-from secateur.lab.keys import Link, step_key
+from secateur.lab.keys import Link, start, step_key
 from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
 from secateur.lab.prepare import Ground
 from secateur.lab.store import Store, digest
@@ -24,6 +24,8 @@ from secateur.network import copy_model
 from secateur.optimize import Sgd, cross_entropy, optimize
 
 PROBES = 5
+FEWEST = 4  # rows: batch norm needs two, and parts of an epoch may be a row smaller
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class Estimated:
         times: How many different ones the grid needs.
         stored: How many of them the store holds.
         updates: Updates that the missing ones will do; None for a step without epochs.
-        seconds: What those will take here, from a timing of a few updates; NaN for a step without epochs.
+        seconds: What those will take here, from a timing of a few updates (of a few rows, where whole ones
+            take too long); NaN for a step without epochs.
     """
 
     step: str
@@ -45,12 +48,15 @@ class Estimated:
     seconds: float
 
 
-def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
+def estimate(plans: Sequence[Plan], store: Path, patience: float = PATIENCE) -> list[Estimated]:
     """Load and build everything that a grid stands on, and estimate its cost. Nothing is written.
 
     Args:
         plans: From ``lab.expand``.
         store: The folder of results; may be missing.
+        patience: Seconds to time each network and batch size for, about. Where a whole update would take
+            longer, the time of a few rows is multiplied: rougher, and rather too long than too short. With 0
+            it is that of four rows.
 
     Returns:
         One entry for each kind of step, in the order of their first use.
@@ -59,6 +65,7 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
         DataError: Data, labels, weights or models are not what they claim.
     """
     lab = Lab(Store(store))
+    grounds: dict[tuple[object, ...], Ground] = {}
     times: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     updates: Counter[str] = Counter()
@@ -66,7 +73,7 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
     speed: dict[tuple[str, int], float] = {}
     seen: set[str] = set()
     for plan in plans:
-        ground = lab.ground(plan)
+        ground = _ground(plan, lab, grounds)
         for key, planned in _chain(plan, ground, lab.store):
             if key in seen:
                 continue
@@ -83,7 +90,7 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
             rows = max((len(views[role]) for role in step.reads), default=0)
             count = _epochs(step) * math.ceil(rows / batch)
             if (ground.root, batch) not in speed:
-                speed[ground.root, batch] = _time_an_update(ground, batch)
+                speed[ground.root, batch] = _time_an_update(ground, batch, patience)
             updates[planned.use] += count
             seconds[planned.use] += count * speed[ground.root, batch]
     return [
@@ -96,6 +103,17 @@ def estimate(plans: Sequence[Plan], store: Path) -> list[Estimated]:
         )
         for use in times
     ]
+
+
+def _ground(plan: Plan, lab: Lab, known: dict[tuple[object, ...], Ground]) -> Ground:
+    """What a plan stands on; plans that differ in seeds and steps alone build one network between them."""
+    run = plan.settings.run()
+    views = {view for audit in plan.audits for view in audit.needs.views}  # those are checked too
+    mark = (replace(plan.settings, seed=0), repr(plan.data), repr(plan.model), frozenset(views))
+    if mark not in known:
+        known[mark] = lab.ground(plan)
+    ground = known[mark]
+    return replace(ground, run=run, link=start(ground.root, run.seed))
 
 
 def _epochs(step: Any) -> int:
@@ -131,22 +149,34 @@ def _next(link: Link, planned: PlannedStep, ground: Ground, store: Store) -> Lin
     return Link(key=key, masks=masks, depth=link.depth + 1)
 
 
-def _time_an_update(ground: Ground, batch: int) -> float:
-    """Seconds of one update of plain training, on a copy."""
+def _time_an_update(ground: Ground, batch: int, patience: float) -> float:
+    """Seconds of one update of plain training, on a copy: of as many rows as there is patience for."""
+    began = time.perf_counter()
+    whole = min(batch, len(ground.split.pool))
+    rows = min(FEWEST, whole)
+    if patience:
+        _timed(ground, rows, 1)  # warms up
+    spent = _timed(ground, rows, 1)
+    while rows < whole and began + patience > time.perf_counter() + 4 * spent:
+        rows = min(whole, 4 * rows)
+        spent = _timed(ground, rows, 1)
+    if rows == whole and began + patience > time.perf_counter() + PROBES * spent:
+        spent = _timed(ground, rows, PROBES)
+    return spent * whole / rows
+
+
+def _timed(ground: Ground, batch: int, updates: int) -> float:
     view = ground.split.pool.on(ground.run.where, ground.run.dtype, ground.run.layout)
     state = replace(ground.state, model=copy_model(ground.state.model))
-    spent = 0.0
-    for _ in range(2):  # the first round warms up
-        loader = _first(view, batch)
-        began = time.perf_counter()
-        with ground.run.steady():
-            optimize(state, loader, cross_entropy, optimizer=Sgd(lr=1e-6), run=ground.run.at(0))
-            ground.run.synchronize()
-        spent = (time.perf_counter() - began) / len(loader)
-    return spent
+    loader = _first(view, batch, updates)
+    began = time.perf_counter()
+    with ground.run.steady():
+        optimize(state, loader, cross_entropy, optimizer=Sgd(lr=1e-6), run=ground.run.at(0))
+        ground.run.synchronize()
+    return (time.perf_counter() - began) / updates
 
 
-def _first(view: View, batch: int) -> Loader[Batch]:
+def _first(view: View, batch: int, updates: int) -> Loader[Batch]:
     """As many updates as are timed; an epoch of a large set would take minutes."""
-    items = iter(view.loader(epochs=PROBES, batch=batch, rng=torch.Generator()))
-    return Loader(1, PROBES, lambda _: items)
+    items = iter(view.loader(epochs=updates, batch=batch, rng=torch.Generator()))
+    return Loader(1, updates, lambda _: items)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.record import Finding, Record
+from secateur.report.compare import Comparison, compare
+from secateur.report.compare_csv import as_csv
 from secateur.report.rows import Row
 from secateur.report.spread import Spread
 from secateur.report.tables import print_table, rows_as_json, summarise
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
     from secateur.evidence import Evidence
 
 __all__ = [
+    "Comparison",
     "Row",
     "Spread",
+    "as_csv",
+    "compare",
     "print_table",
     "render_audit",
     "render_page",
@@ -30,11 +35,12 @@ __all__ = [
 ]
 
 
-def render_page(records: Sequence[Record]) -> str:
+def render_page(records: Sequence[Record], comparison: Comparison | None = None) -> str:
     """The page of these runs, as one self-contained HTML text.
 
     Args:
         records: One run or a whole grid.
+        comparison: Of these runs with published numbers, from ``compare``; None: without.
 
     Returns:
         HTML; the same bytes for the same records and versions.
@@ -46,15 +52,16 @@ def render_page(records: Sequence[Record]) -> str:
         render,
     )  # draws: matplotlib and jinja2 take a second that a table need not wait
 
-    return render(records)
+    return render(records, comparison)
 
 
-def write_page(records: Sequence[Record], path: Path | str) -> Path:
+def write_page(records: Sequence[Record], path: Path | str, comparison: Comparison | None = None) -> Path:
     """Write the page of these runs: one HTML file that needs no network and no JavaScript.
 
     Args:
         records: One run or a whole grid.
         path: Where to write; an existing file is replaced at once or not at all.
+        comparison: As in ``render_page``.
 
     Returns:
         The path.
@@ -65,7 +72,7 @@ def write_page(records: Sequence[Record], path: Path | str) -> Path:
     """
     from secateur.report.page import write  # as above
 
-    return write(records, Path(path))
+    return write(records, Path(path), comparison)
 
 
 def render_audit(

@@ -43,7 +43,7 @@ def gaps(panels: Sequence[Panel], name: str) -> str:
     if not shown:
         return ""
     with drawing():
-        figure, axes, middle = _grid(shown, columns=len(MEASURES), top=_TOP)
+        figure, axes, middle = grid(shown, columns=len(MEASURES), top=_TOP)
         for column, measure in enumerate(MEASURES):
             axes[0][column].annotate(
                 measure,
@@ -72,7 +72,7 @@ def gaps(panels: Sequence[Panel], name: str) -> str:
                     _mark(ax, place, row, row.values.get(f"gap.{measure}"))
                 ax.set_xlim(*limits)
                 ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-                _rows(ax, rows if column == 0 else [], len(rows), last=line == len(shown) - 1)
+                name_rows(ax, rows if column == 0 else [], len(rows), last=line == len(shown) - 1)
         figure.text(
             middle,
             0.08 / figure.get_figheight(),
@@ -101,7 +101,7 @@ def cost(panels: Sequence[Panel], name: str) -> str:
     times = [t for _, rows in shown for row in rows for t in row.values["RTE"].each if t > 0]
     log = max(times) / min(times) > 20
     with drawing():
-        figure, axes, middle = _grid(shown, columns=1, top=0.42)
+        figure, axes, middle = grid(shown, columns=1, top=0.42)
         for line, ((_, rows), (ax,)) in enumerate(zip(shown, axes, strict=True)):
             if log:
                 ax.set_xscale("log")
@@ -123,7 +123,7 @@ def cost(panels: Sequence[Panel], name: str) -> str:
                     va="center",
                     color=MUTED,
                 )
-            _rows(ax, rows, len(rows), last=line == len(shown) - 1)
+            name_rows(ax, rows, len(rows), last=line == len(shown) - 1)
         label = "seconds of unlearning" + (" (logarithmic scale)" if log else "")
         figure.text(middle, 0.08 / figure.get_figheight(), label, ha="center", color=MUTED)
         told = "; ".join(
@@ -133,10 +133,19 @@ def cost(panels: Sequence[Panel], name: str) -> str:
         return svg(figure, name, f"Run time of unlearning: {panels[0].request}", told)
 
 
-def _grid(
+def grid(
     shown: Sequence[tuple[Panel, list[Row]]], *, columns: int, top: float
 ) -> tuple[Figure, list[list[Axes]], float]:
-    """Axes placed by inches, so that no font moves them: one line for each start; and their middle."""
+    """Axes placed by inches, so that no font moves them.
+
+    Args:
+        shown: One line of axes for each panel: a row each.
+        columns: How many.
+        top: Inches above them.
+
+    Returns:
+        The figure; for each panel its axes; where their middle is, as a share of the width.
+    """
     longest = max(len(_short(row.label, _LABEL)) for _, rows in shown for row in rows)
     left, gap = 0.35 + 0.076 * longest, 0.28
     total = top + _BOTTOM + sum(len(rows) * _PITCH for _, rows in shown) + _HEAD * (len(shown) - 1)
@@ -156,7 +165,8 @@ def _grid(
     return figure, axes, (left + _WIDTH - _RIGHT) / 2 / _WIDTH
 
 
-def _rows(ax: Axes, rows: Sequence[Row], count: int, *, last: bool) -> None:
+def name_rows(ax: Axes, rows: Sequence[Row], count: int, *, last: bool) -> None:
+    """Style axes with a line for each row: names at the left, where there are any, numbers below the last."""
     ax.set_ylim(count - 0.5, -0.5)
     ax.set_yticks(range(count), [_short(row.label, _LABEL) for row in rows] or [""] * count)
     ax.tick_params(axis="y", length=0, pad=8)

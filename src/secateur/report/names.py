@@ -36,7 +36,7 @@ def settings(runs: Sequence[Record]) -> list[str]:
     """Data and model of each run; what was asked to be forgotten is no part of it."""
     things = []
     for run in runs:
-        data, model = _mapping(run.plan.get("data")), _mapping(run.plan.get("model"))
+        data, model = mapping(run.plan.get("data")), mapping(run.plan.get("model"))
         base = " · ".join(str(part["use"]) for part in (data, model) if part.get("use"))
         rest = {key: given for key, given in run.plan.items() if key not in _ELSEWHERE}
         data = {key: given for key, given in data.items() if key != "forget"}
@@ -46,7 +46,7 @@ def settings(runs: Sequence[Record]) -> list[str]:
 
 def requests(runs: Sequence[Record], places: Sequence[str]) -> list[str]:
     """What was asked to be forgotten: in its own words, and what tells it from others in the same words."""
-    asked = [flat(_mapping(_mapping(run.plan.get("data")).get("forget"))) for run in runs]
+    asked = [flat(mapping(mapping(run.plan.get("data")).get("forget"))) for run in runs]
     keys = [
         (place, run.request, json.dumps(one, sort_keys=True, default=str))
         for place, run, one in zip(places, runs, asked, strict=True)
@@ -204,5 +204,6 @@ def _joined(base: str, detail: str) -> str:
     return f"{base} ({detail})" if detail else base
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A table of a plan; empty where the plan has something else there, or nothing."""
     return value if isinstance(value, Mapping) else {}

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from secateur.errors import DataError
 from secateur.record import Record
-from secateur.report import caveats, facts, figures, names, words
+from secateur.report import caveats, compare_figure, facts, figures, names, words
+from secateur.report.compare import Comparison, number, signed
 from secateur.report.plans import plan_text
 from secateur.report.rows import MEASURES, VERDICTS, Row, told
 from secateur.report.sheet import fill, put
@@ -47,11 +48,12 @@ class Chapter(NamedTuple):
     runs: list[Runs]
 
 
-def render(records: Sequence[Record]) -> str:
+def render(records: Sequence[Record], comparison: Comparison | None = None) -> str:
     """The page as text.
 
     Args:
         records: One run or a whole grid.
+        comparison: Of them with published numbers; None: a page without that section.
 
     Returns:
         HTML.
@@ -61,15 +63,16 @@ def render(records: Sequence[Record]) -> str:
     """
     if not records:
         raise DataError("expected at least one record to report on, got none: run a plan first")
-    return fill("page.html.j2", _view(records))
+    return fill("page.html.j2", _view(records) | _beside(comparison))
 
 
-def write(records: Sequence[Record], path: Path) -> Path:
+def write(records: Sequence[Record], path: Path, comparison: Comparison | None = None) -> Path:
     """Write the page, at once or not at all.
 
     Args:
         records: One run or a whole grid.
         path: Where to.
+        comparison: As in ``render``.
 
     Returns:
         The path.
@@ -78,7 +81,7 @@ def write(records: Sequence[Record], path: Path) -> Path:
         DataError: There is no record.
         StoreError: The file cannot be written.
     """
-    return put(render(records), path)
+    return put(render(records, comparison), path)
 
 
 def _view(records: Sequence[Record]) -> dict[str, Any]:
@@ -144,6 +147,26 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "cards": facts.cards(records),
         "facts": facts,
         "caveats": caveats,
+    }
+
+
+def _beside(comparison: Comparison | None) -> dict[str, Any]:
+    """What the section of published numbers names."""
+    if comparison is None:
+        return {"comparison": None}
+    several = len({group.panel.setting for group in comparison.groups}) > 1
+    parts = groupby(comparison.groups, key=lambda group: (group.panel.setting, group.panel.request))
+    beside = []
+    for i, ((setting, request), found) in enumerate(parts):
+        groups = list(found)
+        title = f"{request} · {setting}" if several else request
+        beside.append((title, compare_figure.figure(groups, f"published-{i}"), groups))
+    return {
+        "comparison": comparison,
+        "beside": beside,
+        "styles": ["page.css", "compare.css"],
+        "told_both": number,
+        "signed": signed,
     }
 
 
