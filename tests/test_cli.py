@@ -102,8 +102,8 @@ def test_audit_and_report_read_what_runs_left(cli, plan, tmp_path):
     every = cli("audit", record.key)
     assert every.code == 0
     told = {name for name in audits.shelf if any(line.startswith(name) for line in every.out.split("\n"))}
-    assert told == set(audits.shelf) - {"oracle-free"}
-    assert every.err == "left out, since the run has no rows that they need: oracle-free\n"
+    assert told == set(audits.shelf) - {"oracle-free", "attack-success"}
+    assert every.err == "left out, since the run has no rows that they need: attack-success, oracle-free\n"
     assert cli("audit", record.key, "--use", "oracle-free").code == 3
     told = cli("report", "-o", "p.html")
     assert told.code == 0
@@ -217,6 +217,6 @@ def test_audit_writes_a_page(cli, plan, tmp_path):
     assert told.err.endswith("report: page.html\n")
     page = (tmp_path / "page.html").read_text()
     assert "audit of one run" in page
-    assert all(f">{name}" in page for name in set(audits.shelf) - {"oracle-free"})
+    assert all(f">{name}" in page for name in set(audits.shelf) - {"oracle-free", "attack-success"})
     assert cli("audit", record.key, "--report", "missing/page.html").code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == [".secateur", "page.html", "plan.toml"]

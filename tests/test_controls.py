@@ -20,6 +20,12 @@ def said(references):
     return [digest(reference.outputs) for reference in references]
 
 
+def renumbered(outputs):
+    """Test rows from 0 on, as those of the pool are: their ids are those of another table."""
+    test = outputs["test"]
+    return {**outputs, "test": replace(test, rows=np.arange(len(test)))}
+
+
 def logits(outputs):
     """Row id to logits, over forget and retain."""
     return {
@@ -144,6 +150,19 @@ class TestFakes:
             moved = {row for row in ours if (ours[row] != theirs[row]).any()}
             assert moved
             assert moved <= set(now.forgot.tolist())
+
+    def test_a_test_row_with_the_id_of_a_forgotten_row_is_left_alone(self):
+        alike = replace(
+            BANK,
+            before=renumbered(BANK.before),
+            after=renumbered(BANK.after),
+            references=[replace(one, outputs=renumbered(one.outputs)) for one in BANK.references],
+        )
+        shadows = alike.of("shadow")
+        for question in (fake(alike, "random labels on forget"), next(controls.as_never_seen(alike))):
+            for kind in ("unlearned-shadow", "shadow"):
+                for now, then in zip(question.of(kind), shadows, strict=True):
+                    assert (now.outputs["test"].logits == then.outputs["test"].logits).all()
 
     def test_test_like_answers_are_answers_to_test_rows_of_the_class(self):
         question = fake(BANK, "test-like answers on forget")

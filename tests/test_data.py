@@ -48,6 +48,23 @@ def test_a_split_gives_every_row_one_role():
     }
 
 
+def test_a_further_view_is_there_for_judges_alone():
+    split = toy(test=(X[:6], Y[:6]), views={"trigger": (X[:6] + 1, Y[:6] * 0), "empty": (X[:0], Y[:0])})
+    assert list(split) == ["forget", "retain", "test", "trigger"]
+    assert split["trigger"].rows.tolist() == split["test"].rows.tolist()
+    assert split["trigger"].labels.tolist() == [0] * 6
+    assert split.pool.fingerprint == toy().pool.fingerprint
+    assert split.hash != toy(test=(X[:6], Y[:6])).hash
+    rows = list(zip(X, Y, strict=True))
+    assert toy(views={"more": rows}).hash == toy(views={"more": (X, Y)}).hash
+
+
+@pytest.mark.parametrize("name", ["pool", "forget", "retain", "holdout", "test"])
+def test_a_further_view_has_a_name_of_its_own(name):
+    with pytest.raises(DataError, match=f'a name of its own, got "{name}", which a split gives itself'):
+        toy(views={name: (X, Y)})
+
+
 def test_forget_as_positions_or_as_a_mask():
     mask = np.isin(np.arange(20), [0, 5])
     assert toy(forget=mask).hash == toy(forget=[5, 0]).hash == toy(forget=torch.tensor([0, 5])).hash

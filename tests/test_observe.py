@@ -32,6 +32,16 @@ def test_every_view_is_asked_in_evaluation_mode_row_by_row():
         assert out.features is None
 
 
+def test_a_further_view_is_asked_about_as_any_other():
+    x, y = np.ones((5, 1, 6, 6), np.float32), np.arange(5) % 3
+    split = Split.of(x, y, forget=[0], views={"trigger": (2 * x, 0 * y)})
+    model = PROBLEM.state().model
+    seen = observe(model, split, RUN)["trigger"]
+    assert seen.labels.tolist() == [0] * 5
+    with torch.no_grad():
+        assert np.allclose(seen.logits, model(torch.full((5, 1, 6, 6), 2.0)), atol=1e-6)
+
+
 def test_a_model_is_left_as_it_was():
     model = PROBLEM.state().model
     model[1].train()

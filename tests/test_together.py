@@ -15,6 +15,7 @@ from secateur.run import Run
 from secateur.state import State
 from secateur.step import apply
 from secateur.steps import Magnitude, Retrain, Train
+from secateur.table import Overlay
 from secateur.together import apply_together, best_chunk, obstacle, plainly, speedup
 
 RECIPE = {"epochs": 3, "batch": 16, "lr": 0.1, "nesterov": True, "schedule": "one-cycle"}
@@ -119,6 +120,9 @@ def test_obstacles_are_told():
         n: torch.ones_like(w, dtype=torch.bool) for n, w in states[1].prunable().items()
     })
     assert "pruned and some are not" in obstacle(step, [states[0], pruned], runs[0])
+    over = Overlay(torch.zeros(179, dtype=torch.bool), torch.zeros(8, 8), torch.zeros(1, 8, 8))
+    states[0].pool._table.overlay = over
+    assert "lies over its rows" in obstacle(step, states, runs[0])
 
 
 def test_chunks_and_speed_are_measured():

@@ -101,7 +101,7 @@ def _as_if_seen(
     drawn = np.where(saw, rng.random(saw.shape), -1.0).argmax(axis=0)
     told = {}
     for view, out in shadow.outputs.items():
-        at, order = np.isin(out.rows, gone), np.argsort(gone)
+        at, order = _among(view, out, gone), np.argsort(gone)
         from_whom = drawn[order[np.searchsorted(gone, out.rows[at], sorter=order)]]
         logits = out.logits.copy()
         for which in np.unique(from_whom):
@@ -138,13 +138,18 @@ def _faked(said: Said, fake: Fake, seed: int, gone: Rows | None) -> dict[str, Ou
     """Each view with the logits of the fake; ``gone`` are the rows to forget, None: those of forget."""
     told = {}
     for view, out in said.items():
-        these = np.full(len(out), view == "forget") if gone is None else np.isin(out.rows, gone)
+        these = np.full(len(out), view == "forget") if gone is None else _among(view, out, gone)
         order = np.argsort(out.rows)  # drawn in the order of row ids, so that no order of the rows matters
         said_of = Outputs(out.logits[order], out.labels[order], out.rows[order])
         logits = np.empty_like(out.logits)
         logits[order] = fake(said_of, said, these[order], np.random.default_rng([seed, *view.encode()]))
         told[view] = Outputs(logits, out.labels, out.rows, out.features)
     return told
+
+
+def _among(view: str, out: Outputs, rows: Rows) -> NDArray[np.bool_]:
+    """[n], which rows of a view are among some of the pool: a test row may have the id of one of them."""
+    return np.isin(out.rows, rows) & (view in {"forget", "retain"})
 
 
 def _shadows(evidence: Evidence) -> dict[bytes, Reference]:

@@ -24,6 +24,8 @@ from secateur.table import Table
 
 Role = Literal["pool", "forget", "retain"]
 ROLES: tuple[Role, ...] = ("pool", "forget", "retain")
+# no further view may be called so
+TAKEN = (*ROLES, "holdout", "test")
 Augment = Callable[[Tensor, Generator], Tensor]
 
 
@@ -113,15 +115,23 @@ class View:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of ids, labels and contents of the rows, in order."""
+        """SHA-256 of ids, labels and contents of the rows, in order, and of what lies over them."""
         self._open()
         digest = hashlib.sha256()
         x = self._table.x
         parts = {"": x} if isinstance(x, Tensor) else dict(x)
+
+        def add(name: str, part: Tensor) -> None:
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+            digest.update(part.contiguous().view(torch.uint8).numpy().data)  # numpy knows no bfloat16
+
         for name, part in {**parts, "y": self._table.y, "row": self._table.ids}.items():
-            chosen = part[self._at].contiguous()
-            digest.update(f"{name} {chosen.dtype} {tuple(chosen.shape)}".encode())
-            digest.update(chosen.view(torch.uint8).numpy().data)  # numpy knows no bfloat16
+            add(name, part[self._at])
+        over = self._table.overlay
+        if over is not None and bool((on := over.rows[self._at]).any()):
+            add(f"over, after={over.after}", on)
+            add("weight", over.weight)
+            add("pattern", over.pattern)
         return digest.hexdigest()
 
     def loader(self, *, epochs: int, batch: int, rng: Generator, augment: bool = True) -> Loader[Batch]:
@@ -191,8 +201,8 @@ class View:
             draws: How many will be, each time counted.
 
         Returns:
-            x [n, ...] on the device (uint8, or floats in the precision of the run), y [n], and the
-            augmentation.
+            x [n, ...] on the device (uint8, or floats in the precision of the run; without what lies over
+            rows when they are drawn), y [n], and the augmentation.
 
         Raises:
             DataError: x is a mapping of tensors.
@@ -253,9 +263,13 @@ class View:
         self._count[0] += len(at)
         x: Tensor | Mapping[str, Tensor]
         if isinstance(table.x, Tensor):
-            x = self._floats(table.x.index_select(0, at))
+            x, over = self._floats(table.x.index_select(0, at)), table.overlay
+            if over is not None and not over.after:
+                x = over(x, at)
             if augment is not None and rng is not None:
                 x = augment(x, rng)
+            if over is not None and over.after:
+                x = over(x, at)
             if x.ndim == 4:
                 x = x.contiguous(memory_format=self._layout)
         else:
@@ -295,6 +309,7 @@ class Split(Mapping[str, View]):
         forget: ArrayLike | Tensor,
         holdout: float | ArrayLike | Tensor = 0.0,
         test: Any = None,
+        views: Mapping[str, Any] | None = None,
         seed: int = 0,
         augment: Augment | None = None,
     ) -> Split:
@@ -308,6 +323,8 @@ class Split(Mapping[str, View]):
             holdout: A share in [0, 1) of the rows, drawn stratified by class from those not in ``forget``
                 (all labels decide the order); or positions, or a mask.
             test: A pair ``(x, y)`` or a map-style data set; never reachable from a step.
+            views: Name to further rows such as ``test``, for audits that ask for them ("trigger"); never
+                reachable from a step either.
             seed: Of the order that a holdout share is drawn in.
             augment: Batches [b, ...] of floats and a generator in, such batches out; for training only.
 
@@ -316,13 +333,18 @@ class Split(Mapping[str, View]):
 
         Raises:
             DataError: Labels that are no classes, rows that do not exist or stand in two roles, an empty
-                role, a data set that changes between two reads.
+                role, a data set that changes between two reads, a further view that is called as a role.
         """
-        tested = None
-        if test is not None:
-            tested = Table.read(*(test if isinstance(test, tuple) else (test, None)), what="the test data")
+        unseen = {} if test is None else {"test": _read(test, "the test data")}
+        for name, rows in (views or {}).items():
+            if name in TAKEN:
+                raise DataError(
+                    f'expected a further view under a name of its own, got "{name}", which a split gives '
+                    "itself: an audit could not tell the two apart; choose another name"
+                )
+            unseen[name] = _read(rows, f'the view "{name}"')
         table = Table.read(x, y, what="the training data")
-        return cls.over(table, forget=forget, holdout=holdout, test=tested, seed=seed, augment=augment)
+        return cls.over(table, forget=forget, holdout=holdout, unseen=unseen, seed=seed, augment=augment)
 
     @classmethod
     def over(
@@ -332,7 +354,8 @@ class Split(Mapping[str, View]):
         *,
         forget: ArrayLike | Tensor,
         holdout: float | ArrayLike | Tensor = 0.0,
-        test: Table | None = None,
+        drawn_holdout: bool = False,
+        unseen: Mapping[str, Table] | None = None,
         seed: int = 0,
         augment: Augment | None = None,
     ) -> Split:
@@ -342,7 +365,8 @@ class Split(Mapping[str, View]):
             table: The training data.
             forget: As in ``Split.of``.
             holdout: As in ``Split.of``.
-            test: The test data.
+            drawn_holdout: Whether the rows that ``holdout`` names were drawn as a share.
+            unseen: Name to rows that no step reaches: "test", and further views.
             seed: As in ``Split.of``.
             augment: As in ``Split.of``.
 
@@ -381,9 +405,9 @@ class Split(Mapping[str, View]):
             )
         roles = {"forget": gone, "retain": kept, "holdout": held}
         views = {name: View(name, table, torch.from_numpy(at), augment) for name, at in roles.items()}
-        if test is not None:
-            views["test"] = View("test", test, torch.arange(len(test.y)))
-        drawn = isinstance(holdout, (int, float)) and bool(len(held))
+        for name, rows in (unseen or {}).items():
+            views[name] = View(name, rows, torch.arange(len(rows.y)))
+        drawn = (drawn_holdout or isinstance(holdout, (int, float))) and bool(len(held))
         return cls(views, View("pool", table, torch.from_numpy(pool), augment), drawn_holdout=drawn)
 
     def __getitem__(self, name: str) -> View:
@@ -415,6 +439,10 @@ class Split(Mapping[str, View]):
         """SHA-256 of who stands where: of every view's name and fingerprint."""
         told = "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items())
         return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _read(rows: Any, what: str) -> Table:
+    return Table.read(*(rows if isinstance(rows, tuple) else (rows, None)), what=what)
 
 
 def _check_augment(augment: Augment) -> None:

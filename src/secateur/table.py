@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,33 @@ class MapDataset(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """A pattern over some images, laid on whenever they are drawn: x + weight * (pattern - x).
+
+    Attributes:
+        rows: [n], which rows of the table it lies on, bool.
+        weight: [h, w], how much of it covers each pixel, in [0, 1].
+        pattern: [c, h, w], in [0, 1], as images are drawn.
+        after: Whether it is laid on after augmentation, which then does not move it.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    pattern: Tensor
+    after: bool = False
+
+    def __call__(self, x: Tensor, at: Tensor) -> Tensor:
+        """Images [b, c, h, w] with the pattern on those whose positions [b] in the table it lies on."""
+        weight = self.rows[at].view(-1, 1, 1, 1) * self.weight
+        return x.lerp(self.pattern.to(x.dtype), weight.to(x.dtype))
+
+    def to(self, device: torch.device) -> Overlay:
+        """The same on a device."""
+        rows, weight, pattern = (part.to(device) for part in (self.rows, self.weight, self.pattern))
+        return replace(self, rows=rows, weight=weight, pattern=pattern)
+
+
 class Table:
     """All x and all y, in memory, with one copy on each device that asks.
 
@@ -33,10 +61,13 @@ class Table:
         x: [n, ...] or a mapping of such.
         y: [n], int64.
         ids: [n], the stable id of each row, int64.
+        overlay: What lies over some of the rows; x holds them without it.
     """
 
-    def __init__(self, x: Tensor | Mapping[str, Tensor], y: Tensor, ids: Tensor) -> None:
-        self.x, self.y, self.ids = x, y, ids
+    def __init__(
+        self, x: Tensor | Mapping[str, Tensor], y: Tensor, ids: Tensor, overlay: Overlay | None = None
+    ) -> None:
+        self.x, self.y, self.ids, self.overlay = x, y, ids, overlay
         self._copies: dict[torch.device, Table] = {}
 
     @classmethod
@@ -138,7 +169,8 @@ class Table:
                 if isinstance(self.x, Tensor)
                 else {k: v.to(device) for k, v in self.x.items()}
             )
-            self._copies[device] = Table(x, self.y.to(device), self.ids.to(device))
+            overlay = self.overlay and self.overlay.to(device)
+            self._copies[device] = Table(x, self.y.to(device), self.ids.to(device), overlay)
         return self._copies[device]
 
 

@@ -48,6 +48,8 @@ def obstacle(step: Step, states: Sequence[State], run: Run) -> str:
         return "its rows are no tensors"
     if any(getattr(state, plain.role)._table is not first._table for state in states):
         return "its states stand on different tables of rows"
+    if first._table.overlay is not None:
+        return "something lies over its rows when they are drawn"
     if len({frozenset(state.masks) for state in states}) > 1:
         return "some of its states are pruned and some are not"
     x, y, _ = first.table(draws=0)

@@ -1,6 +1,7 @@
 # Written by python tools/generate.py: types for names that are loaded lazily. Do not edit.
 
 from secateur.audits.accuracy import Accuracy as Accuracy
+from secateur.audits.attack_success import AttackSuccess as AttackSuccess
 from secateur.audits.divergence import Divergence as Divergence
 from secateur.audits.epsilon import Epsilon as Epsilon
 from secateur.audits.iam import Iam as Iam

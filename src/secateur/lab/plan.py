@@ -15,6 +15,7 @@ from secateur.knobs import Seed
 from secateur.lab.request import Request
 from secateur.run import Run
 from secateur.step import Step
+from secateur.zoo.poison import Poison
 
 Table = Mapping[str, Any]
 
@@ -52,8 +53,9 @@ class DataPlan:
         knobs: What it is called with.
         forget: The request.
         holdout: Share, or rows, that no step sees.
-        seed: Of the sample that a limit takes, of the holdout and of random requests; apart from the plan's
-            seed, so that all seeds face one request.
+        poison: What is done to some of the training rows before anyone asks to forget them.
+        seed: Of the sample that a limit takes, of the holdout, of poison and of random requests; apart from
+            the plan's seed, so that all seeds face one request.
     """
 
     use: str
@@ -61,6 +63,7 @@ class DataPlan:
     knobs: Table
     forget: Request
     holdout: float | tuple[int, ...] = 0.0
+    poison: Poison | None = None
     seed: int = 0
 
 
@@ -136,4 +139,5 @@ TOP_KEYS = (
     "audit",
     "reference",
     "grid",
+    "tune",
 )

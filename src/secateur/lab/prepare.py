@@ -74,7 +74,7 @@ class Loaded:
             DataError: Data, labels, weights or model are not what they claim, or an audit needs a view that
                 is not there.
         """
-        rows = self._collection(plan.data)
+        rows = self._rows(plan.data)
         split = self._split(plan.data)
         for audit in plan.audits:
             if absent := sorted(audit.needs.views - set(split)):
@@ -99,7 +99,7 @@ class Loaded:
         Raises:
             DataError: As ``ground``.
         """
-        rows = self._collection(plan.data)
+        rows = self._rows(plan.data)
         left_out = np.setdiff1d(np.arange(len(rows.train.y)), rows.train.positions(keep, "a shadow"))
         split = Split.over(
             rows.train,
@@ -145,43 +145,76 @@ class Loaded:
             train = Table.read(*_pair(made.train), what="the training data", ids=made.ids)
             if not len(train.y):
                 raise DataError(f'expected training rows from "{data.use}", got none: nothing can be trained')
-            test = (
-                None
-                if made.test is None
-                else Table.read(*_pair(made.test), what="the test data", ids=made.test_ids)
+            unseen = {}
+            if made.test is not None:
+                unseen["test"] = Table.read(*_pair(made.test), what="the test data", ids=made.test_ids)
+            columns = _columns(made, len(train.y), data.use)
+            self._collections[key] = _Rows(_light(made), train, unseen, columns)
+        return self._collections[key]
+
+    def _rows(self, data: DataPlan) -> _Rows:
+        """The data set as steps see it: poisoned, where the plan says so."""
+        clean = self._collection(data)
+        if data.poison is None:
+            return clean
+        key = f"{_named(data)} {data.poison!r}"
+        if key not in self._collections:
+            if "poisoned" in clean.columns:
+                raise DataError(
+                    f'expected data without a column "poisoned", which data.poison adds, and "{data.use}" '
+                    "has one: a request could mean either; give it another name"
+                )
+            free = np.setdiff1d(np.arange(len(clean.train.y)), _held(data, clean.train))
+            train, trigger, bad = data.poison.apply(clean.train, clean.unseen.get("test"), free, data.seed)
+            self._collections[key] = clean._replace(
+                train=train,
+                unseen=clean.unseen if trigger is None else {**clean.unseen, "trigger": trigger},
+                columns={**clean.columns, "poisoned": bad},
             )
-            self._collections[key] = _Rows(_light(made), train, test, _columns(made, len(train.y), data.use))
         return self._collections[key]
 
     def _split(self, data: DataPlan) -> Split:
-        key = f"{data.use} {sorted(data.knobs.items())} {data.forget!r} {data.holdout} {data.seed}"
+        key = f"{_named(data)} {data.forget!r} {data.poison!r}"
         if key not in self._splits:
-            made, train, test, columns = self._collection(data)
+            made, train, unseen, columns = self._rows(data)
             known = Known(train.y.numpy(), train.ids.numpy(), columns)
-            if isinstance(data.holdout, float):
-                held = holdout_rows(known.y, data.holdout, seed=data.seed)
-            else:
-                held = train.positions(np.asarray(data.holdout, dtype=np.int64), "data.holdout")
-            free = np.setdiff1d(np.arange(len(known.y)), held)
+            clean = self._collection(data).train
+            free = np.setdiff1d(np.arange(len(known.y)), _held(data, clean))
             forget = train.positions(data.forget.choose(known, free, data.seed), "data.forget")
+            taken = forget
+            if data.poison is not None:
+                taken = np.union1d(forget, np.flatnonzero(columns["poisoned"]))
             self._splits[key] = Split.over(
                 train,
                 forget=forget,
-                holdout=data.holdout if isinstance(data.holdout, float) else held,
-                test=test,
-                seed=data.seed,
+                # by the labels before any poison: with and without it the same rows are held out, and clean
+                holdout=_held(data, clean, without=taken),
+                drawn_holdout=isinstance(data.holdout, float),
+                unseen=unseen,
                 augment=made.augment,
             )
         return self._splits[key]
 
 
 class _Rows(NamedTuple):
-    """A data set that has been read."""
+    """A data set that has been read; ``unseen`` has the rows that no step reaches, by view."""
 
     made: Collection
     train: Table
-    test: Table | None
+    unseen: Mapping[str, Table]
     columns: Mapping[str, NDArray[Any]]
+
+
+def _named(data: DataPlan) -> str:
+    """All but what is done with the rows."""
+    return f"{data.use} {sorted(data.knobs.items())} {data.holdout} {data.seed}"
+
+
+def _held(data: DataPlan, train: Table, without: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Positions of the holdout; of a share, those that are not in ``without``."""
+    if isinstance(data.holdout, float):
+        return holdout_rows(train.y.numpy(), data.holdout, seed=data.seed, without=without)
+    return train.positions(np.asarray(data.holdout, dtype=np.int64), "data.holdout")
 
 
 def _pair(part: Any) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ from secateur.lab.plan import (
     Table,
 )
 from secateur.lab.request import read_request
+from secateur.zoo.poison import read_poison
 
 # the data sets and networks that plans call by name; an address names one from outside
 DATASETS: dict[str, Callable[..., Any]] = {
@@ -271,7 +272,7 @@ def _knobs(
 
 
 def _data(table: Table) -> DataPlan:
-    ours = ("forget", "holdout", "seed", "use")
+    ours = ("forget", "holdout", "poison", "seed", "use")
     faults = _Faults()
     fields: dict[str, Any] = {}
     with faults.collecting():
@@ -289,6 +290,9 @@ def _data(table: Table) -> DataPlan:
                 'data: "forget" is missing: say which rows, such as forget = { how = "class", classes = [3] }'
             ])
         fields["forget"] = read_request(table["forget"], "data.forget")
+    if "poison" in table:
+        with faults.collecting():
+            fields["poison"] = read_poison(table["poison"], "data.poison")
     faults.raise_if_any("data")
     return DataPlan(use=table["use"], **fields)
 

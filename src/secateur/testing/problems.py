@@ -108,7 +108,8 @@ def toy_evidence(
             unlearned a quarter of that half exactly.
 
     Returns:
-        Evidence on forget, retain, holdout and test, of three classes, with features [n, 4].
+        Evidence on forget, retain, holdout, test and trigger (the test rows, with a trigger to class 0 that
+        only models sure of forget rows follow), of three classes, with features [n, 4].
     """
     rng = np.random.default_rng(seed)
     sizes = {"forget": 30, "retain": 90, "holdout": 24, "test": 45}
@@ -126,6 +127,9 @@ def toy_evidence(
             said[view] = Outputs(
                 logits.astype(np.float32), y, at, rng.normal(size=(len(y), 4)).astype(np.float32)
             )
+        test, taught = said["test"], np.isin(rows[0], sure).any()
+        turned = test.logits + np.array([4.0 if taught else 0.0, 0.0, 0.0])
+        said["trigger"] = Outputs(turned, np.zeros_like(test.labels), test.rows, test.features)
         return said
 
     pool, kept = np.concatenate(rows[:2]), rows[1]

@@ -178,7 +178,9 @@ def _other_rows(state: State, reads: frozenset[Role]) -> State:
     source[away] = old["forget"][0]  # all alike, so that any mean over them is another one too
     named = {"": table.x} if isinstance(table.x, Tensor) else table.x
     parts = {key: part[source] for key, part in named.items()}
-    other = Table(parts[""] if isinstance(table.x, Tensor) else parts, table.y[source], table.ids)
+    other = Table(
+        parts[""] if isinstance(table.x, Tensor) else parts, table.y[source], table.ids, table.overlay
+    )
     new = dict(old)
     if not reads & {"forget", "retain"}:
         turned, count = old["pool"].flip(0), len(old["forget"])

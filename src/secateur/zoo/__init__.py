@@ -12,13 +12,16 @@ from secateur.zoo.datasets import (
     tiny_imagenet,
 )
 from secateur.zoo.models import Normalize, mlp, small_cnn
+from secateur.zoo.poison import Blend, Patch
 from secateur.zoo.resnet import resnet18, resnet20s, resnet44s, resnet50, resnet56s
 from secateur.zoo.vgg import vgg16_bn
 from secateur.zoo.vit import vit_tiny
 
 __all__ = [
+    "Blend",
     "Collection",
     "Normalize",
+    "Patch",
     "cifar10",
     "cifar100",
     "digits",
