@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import secateur as sc
-from secateur import lab
+from secateur import knobs, lab
 from secateur.lab.plan import TOP_KEYS
 from secateur.lab.starter import STARTER
+from secateur.zoo import Blend, Patch
 
 ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^(<!-- tested: .*? -->\n)?```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -61,11 +62,13 @@ def test_the_method_in_a_plan_and_the_audit_of_its_run(here: Path) -> None:
 
 
 def test_the_plan_of_start_is_a_plan() -> None:
-    whole, grid = (tomllib.loads(block) for block in _blocks("docs/start.md", "toml"))
+    whole, trojan, grid = (tomllib.loads(block) for block in _blocks("docs/start.md", "toml"))
     (plan,) = lab.expand(whole)
     assert plan.unlearn == 1
     assert plan.reference is not None
     assert len(lab.expand({**whole, **grid})) == 3 * 2 * 2 * 2
+    (plan,) = lab.expand({**whole, "data": whole["data"] | trojan["data"]})
+    assert str(plan.data.poison).endswith("to class 0, by a patch of 2 x 2, white, at (6, 6)")
 
 
 def test_start_names_every_key_of_a_plan() -> None:
@@ -73,6 +76,12 @@ def test_start_names_every_key_of_a_plan() -> None:
     assert [key for key in TOP_KEYS if not re.search(rf"^{key} *=|^\[+{key}\]", told, re.M)] == []
     for how in ("class", "random", "rows"):
         assert f'how = "{how}"' in told
+
+
+def test_start_names_every_key_of_poison() -> None:
+    told = (ROOT / "docs/start.md").read_text(encoding="utf-8")
+    for key in ("kind", *knobs.names(Patch), *knobs.names(Blend)):
+        assert re.search(rf"^\| .*`{key}`", told, re.M), key
 
 
 def test_choose_a_method_knows_the_methods() -> None:

@@ -13,6 +13,7 @@ from secateur.cli.catalogue import card, doctor, init, methods
 from secateur.cli.report import report
 from secateur.cli.run import grid, run
 from secateur.cli.terminal import look_in, out, say, told
+from secateur.cli.tune import tune
 from secateur.errors import SecateurError
 
 app = typer.Typer(
@@ -61,5 +62,5 @@ def about(
         raise typer.Exit
 
 
-for command in (run, grid, audit, report, methods, card, init, doctor):  # as --help lists them
+for command in (run, grid, tune, audit, report, methods, card, init, doctor):  # as --help lists them
     app.command()(command)

@@ -55,7 +55,7 @@ def run(
     if len(plans) > 1:
         raise UsageError(f'"{plan}" has axes and stands for {len(plans)} runs: use "secateur grid {plan}"')
     if dry_run:
-        return _print_estimate(plans, store, as_json)
+        return print_estimate(plans, store, as_json)
     with bars() as progress:
         record = lab.run_plan(plans[0], store, progress)
     if as_json:
@@ -86,7 +86,7 @@ def grid(
     check_page(report)
     plans = _read(plan, sets)
     if dry_run:
-        return _print_estimate(plans, store, as_json)
+        return print_estimate(plans, store, as_json)
     with bars() as progress:
         ended = lab.run_grid(plans, store, progress)
     if ended.records:
@@ -102,10 +102,17 @@ def _read(plan: Path, sets: list[str] | None) -> list[Any]:
     from secateur import lab
 
     look_in(str(plan.parent.absolute()))
-    return lab.expand(lab.load(plan, sets or ()), source=str(plan))
+    table = lab.load(plan, sets or ())
+    if "tune" in table:
+        raise UsageError(
+            f'"{plan}" has [tune], so its knobs are still to be chosen: use "secateur tune {plan} --output '
+            'best.toml" and run that, or take [tune] out to run it as it is written'
+        )
+    return lab.expand(table, source=str(plan))
 
 
-def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
+def print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
+    """Print what some plans will cost."""
     from dataclasses import asdict
 
     from secateur.lab import estimate
@@ -128,6 +135,8 @@ def _print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
         )
     console = Console()
     console.print(table)
+    for poison in dict.fromkeys(plan.data.poison for plan in plans if plan.data.poison):
+        console.print(f"poisoned: {poison}", highlight=False, soft_wrap=True)
     total = sum(one.seconds for one in found if not math.isnan(one.seconds))
     runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
     told = f"{runs}, about {total:,.0f} s of training here, judging apart; nothing was trained or written"

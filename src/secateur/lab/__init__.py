@@ -12,13 +12,18 @@ _HOMES = {
     "Estimated": "cost",
     "Plan": "plan",
     "Store": "store",
+    "Tuned": "tuned",
     "audit_run": "review",
     "estimate": "cost",
     "expand": "grid",
     "load": "grid",
     "read_plan": "read",
+    "rehearse": "tune",
     "run_grid": "engine",
     "run_plan": "engine",
+    "to_toml": "toml",
+    "tune_plan": "tune",
+    "tuned_plans": "tuned",
 }
 
 __all__ = [*_HOMES]

@@ -10,3 +10,8 @@ from secateur.lab.plan import Plan as Plan
 from secateur.lab.read import read_plan as read_plan
 from secateur.lab.review import audit_run as audit_run
 from secateur.lab.store import Store as Store
+from secateur.lab.toml import to_toml as to_toml
+from secateur.lab.tune import rehearse as rehearse
+from secateur.lab.tune import tune_plan as tune_plan
+from secateur.lab.tuned import Tuned as Tuned
+from secateur.lab.tuned import tuned_plans as tuned_plans

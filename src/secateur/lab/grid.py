@@ -45,7 +45,7 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise UsageError(f'expected --set key=value, got "{text}": such as --set prune.sparsity=0.9')
-        _refuse_overruled(key.strip(), table.get("grid", {}))
+        _refuse_overruled(key.strip(), table)
         try:
             set_at(table, key.strip(), _value(value.strip()))
         except PlanError as error:
@@ -55,14 +55,20 @@ def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
     return table
 
 
-def _refuse_overruled(key: str, axes: Any) -> None:
-    """A value that an axis would replace in every cell has no effect, and must not pass in silence."""
-    for axis in axes if isinstance(axes, dict) else ():
+def _refuse_overruled(key: str, table: Mapping[str, Any]) -> None:
+    """A value that an axis or a range would replace has no effect, and must not pass in silence."""
+    axes, ranges = (found if isinstance(found := table.get(at), dict) else {} for at in ("grid", "tune"))
+    for axis in axes:
         if _covers(axis, key):
             raise UsageError(
                 f'--set {key} would have no effect: the axis "{axis}" replaces it in every run; use --set '
                 f"grid.{axis}=[...]"
             )
+    if "." in key and key in ranges:
+        raise UsageError(
+            f"--set {key} would have no effect: [tune] chooses it; use --set tune.{key}=[...], or name other "
+            "values there"
+        )
 
 
 def _covers(name: str, other: str) -> bool:
@@ -84,7 +90,8 @@ def expand(table: Mapping[str, Any], *, source: str = "the plan") -> list[Plan]:
         PlanError: With the faults of all cells, each told once.
     """
     axes = table.get("grid", {})
-    base = {key: value for key, value in table.items() if key != "grid"}
+    # what [tune] would choose stands here as it is written; lab.tune reads it
+    base = {key: value for key, value in table.items() if key not in ("grid", "tune")}
     if not isinstance(axes, dict):
         raise PlanError([f"[grid] should be a table of axes, got {axes!r}"], source=source)
     bad = [
@@ -143,10 +150,11 @@ def set_at(table: dict[str, Any], name: str, value: Any) -> None:
     head, _, rest = name.partition(".")
     steps = table.get("step", [])
     labels = [label_of(step) for step in steps] if isinstance(steps, list) else []
-    if head == "grid" and rest:
-        axes = table.setdefault("grid", {})
+    if head in ("grid", "tune") and rest:
+        axes = table.setdefault(head, {})
         if not isinstance(axes, dict):
-            raise PlanError([f"[grid] should be a table of axes, got {axes!r}"])
+            what = "axes" if head == "grid" else "knobs"
+            raise PlanError([f"[{head}] should be a table of {what}, got {axes!r}"])
         axes[rest] = value  # an axis is named by one key, dots and all
     elif head and head in labels:
         if labels.count(head) > 1:
