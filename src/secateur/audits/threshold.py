@@ -14,7 +14,7 @@ from secateur import attack, bands, stats
 from secateur.audit import Needs
 from secateur.card import Card
 from secateur.evidence import Evidence
-from secateur.knobs import Level, References, Seed
+from secateur.knobs import Level, Seed
 from secateur.outputs import Outputs
 from secateur.record import Estimate, Finding
 
@@ -32,30 +32,26 @@ class Threshold:
     Forget rows can be harder or easier than test rows by nature, so an area says nothing by itself. The
     verdict places the five areas of the candidate in the bands where those of one more retrain would fall,
     all five holding together, wider by one row for "correct" and by one pair of rows for the others. Above
-    is remembered, below over-unlearned; both fail. With fewer than five retrains it is "inconclusive"; and
-    so where phi cannot even tell retained rows from test rows, which it must for a pass.
+    is remembered, below over-unlearned; both fail. With fewer than five retrains it is "inconclusive"
+    (it asks for none, and takes those that are there); and so where phi cannot even tell retained rows from
+    test rows, which it must for a pass.
 
     Attributes:
-        references: How many retrained models to ask for; all that are there are used.
         level: Confidence level of each interval, over the rows of one model, and level at which the five
             bands hold together, in (0, 1).
         seed: Seed of the shuffle in the control "phi.shuffled.AUC".
     """
 
-    references: References = 5
     level: Level = 0.95
     seed: Seed = 0
 
     card: ClassVar[Card] = Card(
         summary="How well loss, confidence, correctness and entropies tell forget from test rows.",
         paper="Yeom et al., CSF 2018; Song and Mittal, USENIX Security 2021, arXiv 2003.10595",
-        data="What the models said about forget, retain and test; at least five models retrained on retain.",
+        data="What the models said about forget, retain and test; for a verdict five retrained models.",
     )
 
-    @property
-    def needs(self) -> Needs:
-        """Forget, retain and test, and as many retrained models as ``references`` says."""
-        return Needs(references=self.references)
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, evidence: Evidence, /) -> Finding:
         """Attack every model with every score.
@@ -102,7 +98,6 @@ class Threshold:
                 f"{', '.join(lost)} left out: a rate takes 10 / rate rows, test rows for TPR and forget rows "
                 f"for TNR, and here are {n} of the same classes and {m}"
             )
-        caveats += bands.missing(len(retrains), self.references)
         return Finding(audit="threshold", estimates=found, verdict=verdict, caveats=tuple(caveats))
 
     def _attacks(self, said: Mapping[str, Outputs], prefix: str) -> dict[str, Estimate]:
