@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
-from secateur.data import Loader, Split, View, crop_flip, paired
+from secateur.data import Loader, View, crop_flip, paired
 from secateur.errors import ClosedView, DataError, UsageError
 from secateur.rows import holdout_rows
+from secateur.split import Split
 from secateur.table import Table
 
 X, Y = np.arange(40, dtype=np.float32).reshape(20, 2), np.arange(20) % 4

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.data import Split
 from secateur.errors import DataError, NotFinite
 from secateur.observe import measure, observe
 from secateur.run import Run
+from secateur.split import Split
 from secateur.testing import toy_problem
 
 PROBLEM = toy_problem()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.data import Split
 from secateur.errors import DataError
 from secateur.network import copy_model, fill
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import Mark, State
 from secateur.testing import toy_problem
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from secateur import zoo
-from secateur.data import Split
 from secateur.errors import NotFinite
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import State
 from secateur.step import apply
 from secateur.steps import Magnitude, Retrain, Train

@@ -30,7 +30,7 @@ _HOMES = {
     "Role": "data",
     "Run": "run",
     "Sgd": "optimize",
-    "Split": "data",
+    "Split": "split",
     "State": "state",
     "Step": "step",
     "StepTrace": "record",

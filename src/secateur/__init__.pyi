@@ -18,7 +18,6 @@ from secateur.card import Card as Card
 from secateur.data import Batch as Batch
 from secateur.data import Loader as Loader
 from secateur.data import Role as Role
-from secateur.data import Split as Split
 from secateur.data import View as View
 from secateur.data import paired as paired
 from secateur.evidence import Evidence as Evidence
@@ -35,6 +34,7 @@ from secateur.record import Finding as Finding
 from secateur.record import Record as Record
 from secateur.record import StepTrace as StepTrace
 from secateur.run import Run as Run
+from secateur.split import Split as Split
 from secateur.state import Mark as Mark
 from secateur.state import State as State
 from secateur.step import Applied as Applied

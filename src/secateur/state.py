@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.data import Role, Split, View
+from secateur.data import Role, View
 from secateur.errors import DataError, UsageError
 from secateur.network import check_fits, check_repeats, copy_model, fill, probe, sparsity_of
 from secateur.run import Run
+from secateur.split import Split
 
 Scope = Literal["all", "conv", "linear"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from secateur.data import Split
 from secateur.lab.duplicates import duplicates
+from secateur.split import Split
 
 
 def count(x, forget=(0, 1, 2, 3)):

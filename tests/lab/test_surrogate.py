@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from secateur.data import Split
 from secateur.errors import DataError
 from secateur.lab.request import AtRandom, ByClass, ByColumn, ByRows, Known
 from secateur.lab.surrogate import surrogate
+from secateur.split import Split
 
 
 def split_of(request, classes=4, each=10):

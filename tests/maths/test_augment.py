@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from secateur.data import Split
 from secateur.maths.augment import crop_flip
+from secateur.split import Split
 
 
 def generator(seed=0):

@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from secateur.data import Split
 from secateur.maths.curvature import solve
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import State
 from secateur.step import apply
 from secateur.steps.unlearn.influence import Influence

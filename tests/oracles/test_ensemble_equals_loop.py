@@ -11,12 +11,12 @@ import torch
 from torch import Generator, nn
 from torch.nn import functional
 
-from secateur.data import Split
 from secateur.maths.augment import crop_flip
 from secateur.maths.ensemble import balanced_halves, train_together
 from secateur.maths.schedules import constant, cosine, step
 from secateur.optimize import Sgd, cross_entropy, optimize
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import State
 from secateur.zoo import mlp, small_cnn
 

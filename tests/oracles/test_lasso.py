@@ -8,10 +8,10 @@ import torch
 from sklearn.linear_model import Lasso
 from torch import nn
 
-from secateur.data import Split
 from secateur.maths.proximal import soft_threshold
 from secateur.optimize import Sgd, optimize
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import State
 
 N, D, GAMMA, MOMENTUM = 60, 20, 0.1, 0.9

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from secateur import steps
-from secateur.data import Split
 from secateur.errors import DataError, UsageError
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import Mark, State
 from secateur.step import apply
 from secateur.steps._choice import scratch

@@ -14,10 +14,10 @@ from secateur.record import Finding, Record
 from secateur.report.risk import Pictures, most_exposed
 
 if TYPE_CHECKING:
-    from secateur.data import Split
     from secateur.lab.execute import Lab
     from secateur.lab.plan import Plan
     from secateur.run import Progress
+    from secateur.split import Split
 
 
 class Dossier(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from secateur.data import Split, View
+from secateur.data import View
+from secateur.split import Split
 
 NEAR = 0.05  # of a row's own distance from the mean row
 

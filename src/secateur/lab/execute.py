@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from secateur import __version__, knobs
 from secateur.audit import judge
 from secateur.card import name_of
-from secateur.data import Split
 from secateur.errors import SecateurError, StoreError
 from secateur.evidence import Evidence, Reference
 from secateur.lab.duplicates import duplicates
@@ -34,6 +33,7 @@ from secateur.observe import measure, observe
 from secateur.outputs import Outputs, load_outputs, pack_outputs
 from secateur.record import Record, StepTrace, machine, read_trace
 from secateur.run import Progress, Run, Silent
+from secateur.split import Split
 from secateur.state import State
 from secateur.step import Applied, apply
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from secateur import __version__, knobs
 from secateur.card import name_of
-from secateur.data import Split
 from secateur.lab.plan import DataPlan, ModelPlan, PlannedStep, Table
 from secateur.lab.store import digest
 from secateur.run import Run
+from secateur.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from secateur import knobs
 from secateur.card import name_of
-from secateur.data import Split
 from secateur.errors import DataError, SecateurError
 from secateur.lab.freeze import load_weights
 from secateur.lab.keys import Link, root_key, start
@@ -24,6 +23,7 @@ from secateur.lab.plan import DataPlan, Plan
 from secateur.lab.request import Known
 from secateur.rows import holdout_rows
 from secateur.run import Progress, Run, Silent
+from secateur.split import Split
 from secateur.state import State
 from secateur.table import Table
 from secateur.zoo import Collection

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from secateur.data import Split
 from secateur.errors import DataError
 from secateur.lab.request import AtRandom, ByClass, Request
+from secateur.split import Split
 
 WAY_OUT = 'tune by = "oracle", on the retrains of the request itself, or choose the knobs by hand'
 

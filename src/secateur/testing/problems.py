@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from secateur.data import Split
 from secateur.evidence import Evidence, Reference
 from secateur.maths.saliency import keep_largest
 from secateur.optimize import Sgd, cross_entropy, optimize
 from secateur.outputs import Outputs
 from secateur.run import Precision, Run
+from secateur.split import Split
 from secateur.state import Mark, State
 
 

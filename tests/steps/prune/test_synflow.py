@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.data import Split
 from secateur.errors import DataError
+from secateur.split import Split
 from secateur.state import State
 from secateur.step import apply
 from secateur.steps.prune.random import Random

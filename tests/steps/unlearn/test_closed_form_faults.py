@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.data import Split
 from secateur.errors import DataError, NotFinite, UsageError
+from secateur.split import Split
 from secateur.state import State
 from secateur.step import apply
 from secateur.steps.unlearn.fisher import Fisher

@@ -8,9 +8,9 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
-from secateur.data import Split
 from secateur.errors import DataError
 from secateur.maths.curvature import diagonal_fisher
+from secateur.split import Split
 from secateur.state import State
 from secateur.step import apply
 from secateur.steps.unlearn.fisher import Fisher

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from secateur.data import Split
 from secateur.errors import UsageError
 from secateur.optimize import Sgd, optimize
 from secateur.run import Run
+from secateur.split import Split
 from secateur.step import apply
 from secateur.steps.prune.magnitude import Magnitude
 from secateur.steps.train import Train
