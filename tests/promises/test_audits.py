@@ -11,7 +11,14 @@ from secateur.testing import check_audit, toy_evidence
 from .cases import cases
 
 
-@pytest.mark.parametrize("audit", cases(audits.shelf))
+def asked():
+    """Those of a bank judge dozens of models a dozen times over."""
+    for case in cases(audits.shelf):
+        (audit,) = case.values
+        yield pytest.param(audit, id=case.id, marks=[pytest.mark.slow] if audit.needs.tier == 2 else [])
+
+
+@pytest.mark.parametrize("audit", list(asked()))
 def test_promises(audit):
     check_audit(audit)
 

@@ -54,7 +54,14 @@ def shrunk(table):
     return table
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
+def recipes():
+    """Those of images build large networks."""
+    for path in RECIPES:
+        small = load(path)["data"]["use"] == "digits"
+        yield pytest.param(path, id=str(path.relative_to(ROOT)), marks=[] if small else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("path", list(recipes()))
 def test_it_stands(path, tmp_path, folder_of):
     """Every cell of one seed is read and keyed; each network is built for each request, and timed."""
     store = tmp_path / "store"

@@ -99,6 +99,7 @@ def test_nothing_sticks_out_and_nothing_is_fetched(browser, pages, name, width):
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grid", "one", "audit"])
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
 def test_axe_finds_nothing(browser, pages, audit, name, width, scheme):
