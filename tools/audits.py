@@ -28,6 +28,7 @@ LEADING = {
     "divergence": "JS.forget",
     "rmia": "AUC",
     "iam": "completeness",
+    "retain-exposure": "shift",
     "epsilon": "epsilon",
     "klom": "KLoM.forget",
     "u-lira": "AUC",
