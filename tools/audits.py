@@ -1,8 +1,8 @@
 """What audits say of every run of a store: ``python tools/audits.py STORE FOLDER [--tier 2 --models 32]``.
 
-Without ``--tier`` runs are judged by what they stored. ``audits.csv`` has a line for each run and audit: its
-verdict and leading number, the original's number, and what controls said. ``table.md`` has a line for each
-run, with all verdicts.
+Without ``--tier`` the findings are those of the runs' own plans. ``audits.csv`` has a line for each run and
+audit: its verdict and leading number, the original's number, and what controls said. ``table.md`` has a line
+for each run, with all verdicts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from secateur.audit import Audit, overall
-from secateur.lab import audit_run
 from secateur.lab.review import all_runs
 from secateur.lab.tiers import audit_tier, audits_up_to
 from secateur.record import Finding, Record
@@ -56,7 +55,7 @@ def main(store: Path, folder: Path, tier: int | None, models: int) -> None:
 
 def judged(store: Path, record: Record, tier: int | None, models: int) -> list[Finding]:
     if tier is None:
-        return audit_run(store, record.key)
+        return list(record.findings)
     audits = audits_up_to(tier, frozenset(record.split["rows"]))
     return audit_tier(store, record.key, [fewer(audit, models) for audit in audits])
 
