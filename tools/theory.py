@@ -15,6 +15,7 @@ import argparse
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -152,7 +153,7 @@ def digits(seed: int, request: str) -> tuple[sc.Split, Any, sc.Run]:
     x, y = (x / 16).reshape(-1, 1, 8, 8), y.astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(x))
     x, y, test = x[order[:1000]], y[order[:1000]], (x[order[1000:]], y[order[1000:]])
-    build = lambda: sc.zoo.mlp(classes=10, size=8, width=64)  # noqa: E731
+    build = partial(sc.zoo.mlp, classes=10, size=8, width=64)
     return (
         sc.Split.of(x, y, forget=asked(y, request, seed), test=test),
         build,
@@ -164,7 +165,7 @@ def cifar(folder: Path, seed: int, request: str) -> tuple[sc.Split, Any, sc.Run]
     found = sc.zoo.cifar10(path=str(folder), limit=2000, seed=seed)
     (x, y), test = found.train, found.test
     y = np.asarray(y)
-    build = lambda: sc.zoo.resnet20s(classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))  # noqa: E731
+    build = partial(sc.zoo.resnet20s, classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
     return (
         sc.Split.of(np.asarray(x), y, forget=asked(y, request, seed), test=test),
         build,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def found(theory, monkeypatch, rows, epochs=1):
     x, y = rng.random((rows, 1, 8, 8)), np.arange(rows) % 10
     split = sc.Split.of(x, y, forget=np.arange(6), test=(x, y))
     run = sc.Run(precision="fp64", threads=1)
-    build = lambda: sc.zoo.mlp(size=8, width=8)  # noqa: E731
+    build = partial(sc.zoo.mlp, size=8, width=8)
     return list(theory.points("noise", split, build, run, "some", epochs))
 
 

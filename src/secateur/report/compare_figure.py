@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from secateur.report.compare import TIME, Both, Group, number
-from secateur.report.figures import grid, name_rows
+from secateur.report.figures import grid, name_column, name_rows
 from secateur.report.svg import ACCENT, INK, MUTED, PAPER, drawing, svg
 
 _TOP = 0.72  # inches
@@ -34,25 +34,17 @@ def figure(groups: Sequence[Group], name: str) -> str:
     with drawing():
         drawn, axes, middle = grid(shown, columns=len(measures), top=_TOP)
         for column, measure in enumerate(measures):
-            axes[0][column].annotate(
-                measure,
-                (0.5, 1),
-                xytext=(0, 26),
-                textcoords="offset points",
-                xycoords="axes fraction",
-                ha="center",
-                weight="bold",
-            )
+            name_column(axes[0][column], measure)
             values = [line.values[measure] for g in groups for line in g.lines if measure in line.values]
             limits = _limits(values)
-            for place, (group, (panel, rows)) in enumerate(zip(groups, shown, strict=True)):
+            for place, (group, (_, rows)) in enumerate(zip(groups, shown, strict=True)):
                 ax = axes[place][column]
                 for i, line in enumerate(group.lines):
                     if measure in line.values:
                         _mark(ax, i, line.values[measure])
                 ax.set_xlim(*limits)
                 ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-                name_rows(ax, rows if column == 0 else [], len(panel and rows), last=place == len(shown) - 1)
+                name_rows(ax, rows if column == 0 else [], len(rows), last=place == len(shown) - 1)
         drawn.text(middle, 0.08 / drawn.get_figheight(), "percent", ha="center", color=MUTED)
         told = "; ".join(_told(group, measures) for group in groups)
         return svg(drawn, name, f"Published and ours: {groups[0].panel.request}", told)

@@ -45,15 +45,7 @@ def gaps(panels: Sequence[Panel], name: str) -> str:
     with drawing():
         figure, axes, middle = grid(shown, columns=len(MEASURES), top=_TOP)
         for column, measure in enumerate(MEASURES):
-            axes[0][column].annotate(
-                measure,
-                (0.5, 1),
-                xytext=(0, 26),
-                textcoords="offset points",
-                xycoords="axes fraction",
-                ha="center",
-                weight="bold",
-            )
+            name_column(axes[0][column], measure)
             limits = _limits([
                 row.values[f"gap.{measure}"]
                 for _, rows in shown
@@ -163,6 +155,19 @@ def grid(
         figure.text(0.0, (y + height + 0.1) / total, _short(panel.start, 110), weight="bold", color=MUTED)
         y -= _HEAD
     return figure, axes, (left + _WIDTH - _RIGHT) / 2 / _WIDTH
+
+
+def name_column(ax: Axes, text: str) -> None:
+    """Name a column of panels, above the first of them."""
+    ax.annotate(
+        text,
+        (0.5, 1),
+        xytext=(0, 26),
+        textcoords="offset points",
+        xycoords="axes fraction",
+        ha="center",
+        weight="bold",
+    )
 
 
 def name_rows(ax: Axes, rows: Sequence[Row], count: int, *, last: bool) -> None:
