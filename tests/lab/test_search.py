@@ -101,6 +101,15 @@ def test_all_faults_at_once(tiny):
     ]
 
 
+def test_faults_of_the_table_hide_none_of_its_knobs(tiny):
+    tiny["data"]["holdout"] = 0.0
+    told = faults(tiny | {"tune": {"trials": 0, "unlearn.lrr": [0.1]}})
+    assert ["trials should be" in told[0], "holdout = 0.1" in told[1], 'no knob "lrr"' in told[2]] == [
+        True
+    ] * 3
+    assert len(told) == 3
+
+
 def test_without_a_holdout_only_the_oracle_can_tell(tiny):
     tiny["data"]["holdout"] = 0.0
     (told,) = faults(tiny | {"tune": LR})

@@ -50,12 +50,7 @@ def read_cells(table: Table, *, source: str = "the plan") -> tuple[Search, list[
     Raises:
         PlanError: With the faults of ``[tune]`` and of all cells, each told once.
     """
-    faults: list[str] = []
-    search, ranges = Search(), Ranges()
-    try:
-        search, ranges = read_search(table)
-    except PlanError as error:
-        faults += error.faults
+    search, ranges, faults = read_search(table)
     cells: list[Cell] = []
     try:
         expand(table, source=source)  # the faults of all seeds
@@ -67,7 +62,7 @@ def read_cells(table: Table, *, source: str = "the plan") -> tuple[Search, list[
         cells = [_cell(plan, search, ranges, seeds) for plan in expand(one, source=source)]
     except PlanError as error:
         faults += error.faults
-    if search.by == "surrogate" and any(cell.ranges and not cell.plan.data.holdout for cell in cells):
+    if search.by == "surrogate" and not all(cell.plan.data.holdout for cell in cells):
         faults.append(
             'tune: by = "surrogate" scores trials on holdout rows, and [data] has none: add holdout = 0.1, '
             "since by test rows the knobs would be tuned on what the audits report"

@@ -63,25 +63,27 @@ Range = Between | OneOf
 Ranges = dict[str, Range]
 
 
-def read_search(table: Table) -> tuple[Search, Ranges]:
+def read_search(table: Table) -> tuple[Search, Ranges, list[str]]:
     """The ``[tune]`` table of a plan.
 
     Args:
         table: The plan as plain values.
 
     Returns:
-        Its plain keys, and name of a knob ("unlearn.lr") to its range.
-
-    Raises:
-        PlanError: With every fault that can be seen without the plan's steps.
+        Its plain keys, name of a knob ("unlearn.lr") to its range, and every fault that can be seen without
+        the plan's steps; what is faulty stands at its default, or is left out.
     """
     told = table.get("tune")
     if not isinstance(told, dict):
         got = f"got {told!r}" if "tune" in table else "and it is missing"
-        raise PlanError([
-            f'"tune" should be a table of knobs to try, such as [tune] with "unlearn.lr" = '
-            f"{{ low = 1e-3, high = 1e-1, log = true }}, {got}"
-        ])
+        return (
+            Search(),
+            {},
+            [
+                f'"tune" should be a table of knobs to try, such as [tune] with "unlearn.lr" = '
+                f"{{ low = 1e-3, high = 1e-1, log = true }}, {got}"
+            ],
+        )
     plain = [f.name for f in dataclasses.fields(Search)]
     faults: list[str] = []
     search, ranges = Search(), {}
@@ -111,9 +113,7 @@ def read_search(table: Table) -> tuple[Search, Ranges]:
             "tune: no knob is named, so there is nothing to choose: add a range, such as "
             '"unlearn.lr" = { low = 1e-3, high = 1e-1, log = true }'
         )
-    if faults:
-        raise PlanError(faults)
-    return search, ranges
+    return search, ranges, faults
 
 
 def _range(value: Any, where: str) -> Range:
