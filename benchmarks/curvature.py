@@ -128,8 +128,10 @@ def tuned(task: Task) -> sc.Step:
 
 
 def influence(task: Task) -> sc.Step:
-    rows, damping = max(1, round(SHARE * len(task.x))), task.asked.damping
-    return sc.steps.Influence(rows=rows, damping=damping, tolerance=TOLERANCE, products=1_000)
+    rows, asked = max(1, round(SHARE * len(task.x))), task.asked
+    return sc.steps.Influence(
+        rows=rows, damping=asked.damping, tolerance=TOLERANCE, products=1_000, rank=asked.rank
+    )
 
 
 WAYS: dict[str, Callable[[Task], Found]] = {
@@ -272,7 +274,8 @@ def influence_costs(bench: Bench) -> Iterator[Found]:
     for network, weights in bench.networks.items():
         found = bench.ways.turns((TUNED, INFLUENCE), [bench.rows] * bench.asked.rounds, weights)
         cost, last = faster(found[TUNED], found[INFLUENCE]), found[INFLUENCE][-1]
-        reached = {of: last[of] for of in ("residual", "iterations")} | {"damping": bench.asked.damping}
+        reached = {of: last[of] for of in ("residual", "iterations")}
+        reached |= {"damping": bench.asked.damping, "rank": bench.asked.rank}
         yield {"benchmark": f"influence, {network}", "goal": 1.0, **cost, **reached, **bench.about(network)}
     yield memory(INFLUENCE, found)
 
@@ -346,6 +349,7 @@ def main() -> None:
         "--epochs", type=int, default=2, help="to train a network for; 0: none, only --weights"
     )
     parser.add_argument("--damping", type=float, default=0.01, help="of the influence step")
+    parser.add_argument("--rank", type=int, default=450, help="of its preconditioner; 0: none")
     parser.add_argument("--only", choices=MEASURES, action="append", help="may be given twice; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

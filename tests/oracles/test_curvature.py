@@ -21,6 +21,7 @@ from secateur.maths.curvature import (
     diagonal_fisher,
     ggn_product,
     hessian_product,
+    low_rank,
     mean_gradient,
     sample_gradients,
     solve,
@@ -850,6 +851,118 @@ def test_cg_is_the_dense_inverse(masked, kind, damping):
     assert found.residual == pytest.approx(true, rel=1e-2, abs=1e-12)
     assert 1 < found.iterations < 500
     check_masked(found.vector, masks, weights)
+
+
+def images(n=60):
+    """Rows enough for a rank that is neither nothing nor everything."""
+    x = torch.randn(n, 2, 4, 4, generator=generator(5), dtype=torch.float64)
+    return x, torch.randint(3, (n,), generator=generator(6))
+
+
+def as_matrix(product, weights, masks):
+    """A function of vectors over the unmasked coordinates, column by column."""
+    kept = flatten({n: masks.get(n, torch.ones_like(w, dtype=torch.bool)) for n, w in weights.items()})
+    columns = []
+    for i in kept.nonzero()[:, 0]:
+        unit = torch.zeros(len(kept), dtype=torch.float64)
+        unit[i] = 1.0
+        parts = unit.split([w.numel() for w in weights.values()])
+        found = product({n: part.view_as(w) for (n, w), part in zip(weights.items(), parts, strict=True)})
+        columns.append(flatten(found)[kept])
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_preconditioner_is_the_ggn_of_few_rows_in_expectation(masked):
+    model, (x, y) = seeded(smooth), images(12)
+    matrix, weights = dense(model, x, y, "ggn")
+    masks = some_masks(weights) if masked else {}
+    small, _ = restricted(matrix, weights, masks)
+    curvature, rng, damping, draws = Curvature(model, uneven(x, y)), generator(), 0.1, 400
+    found = []
+    for _ in range(draws):
+        product = low_rank(curvature, rank=6, damping=damping, rng=rng, masks=masks)
+        found.append(as_matrix(product, weights, masks).inverse() - damping * torch.eye(len(small)))
+    assert int((torch.linalg.eigvalsh(found[0]) > 1e-9).sum()) <= 6
+    assert torch.allclose(found[0], found[0].T, atol=1e-9)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+    every = torch.stack(found)
+    off = (every.mean(0) - small).abs() / (every.std(0) / draws**0.5).clamp(min=1e-12)
+    assert float(off.max()) < 5  # of some 1,500 entries in standard errors
+
+
+def test_the_preconditioner_of_a_confident_model_keeps_its_digits():
+    model, (x, _) = seeded(smooth), images(6)
+    model[-1].weight.data *= 300
+    matrix, weights = dense(model, x, torch.zeros(6, dtype=torch.long), "ggn")
+    single = seeded(smooth).float()
+    single.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    scale = float(torch.linalg.eigvalsh(matrix)[-1])
+    parts = [
+        low_rank(
+            Curvature(net, [(rows_, torch.zeros(6, dtype=torch.long))]),
+            rank=6,
+            damping=scale,
+            rng=generator(),
+        )
+        for net, rows_ in ((model, x), (single, x.float()))
+    ]
+    v = random_like(weights)
+    true, found = flatten(parts[0](v)), flatten(parts[1]({n: w.float() for n, w in v.items()}))
+    assert float((found - true).norm()) <= 1e-3 * float((true - flatten(v) / scale).norm())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("kind", "damping"), [("ggn", 1e-3), ("hessian", 2.0)])
+def test_preconditioned_cg_is_the_dense_inverse(masked, kind, damping):
+    model, (x, y) = seeded(smooth), images()
+    matrix, weights = dense(model, x, y, kind)
+    masks, v = some_masks(weights) if masked else {}, random_like(weights)
+    small, kept = restricted(matrix, weights, masks)
+    curvature = Curvature(model, uneven(x, y), kind)
+    system = small + damping * torch.eye(len(small), dtype=torch.float64)
+    expected = torch.linalg.solve(system, flatten(v)[kept])
+    ease = low_rank(curvature, rank=20, damping=damping, rng=generator(), masks=masks)
+    found = solve(
+        curvature, v, damping=damping, masks=masks, tolerance=1e-12, iterations=500, preconditioner=ease
+    )
+    u = flatten(found.vector)[kept]
+    assert float((u - expected).norm()) <= 1e-8 * float(expected.norm())
+    true = float((system @ u - flatten(v)[kept]).norm() / flatten(v)[kept].norm())
+    assert found.residual == pytest.approx(true, rel=1e-2, abs=1e-12)
+    check_masked(found.vector, masks, weights)
+
+
+def test_a_preconditioner_spares_steps():
+    model, (x, y) = (
+        seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 24), nn.Linear(24, 3))),
+        images(200),
+    )
+    x = x * torch.logspace(1, -2, 32, dtype=torch.float64).view(
+        2, 4, 4
+    )  # few directions matter, as in a network
+    curvature, v = Curvature(model, [(x, y)]), random_like(dict(model.named_parameters()))
+    plain = solve(curvature, v, damping=1e-4, tolerance=1e-3, iterations=500)
+    ease = low_rank(curvature, rank=200, damping=1e-4, rng=generator())
+    eased = solve(curvature, v, damping=1e-4, tolerance=1e-3, iterations=500, preconditioner=ease)
+    assert max(plain.residual, eased.residual) <= 1e-3
+    assert eased.iterations <= 0.6 * plain.iterations
+
+
+def test_a_preconditioner_that_cannot_be_is_refused():
+    model, (x, y) = seeded(smooth), images()
+    curvature, v = Curvature(model, [(x, y)]), random_like(dict(model.named_parameters()))
+    for rank, damping in ((0, 1.0), (5, 0.0)):
+        with untouched(model), pytest.raises(UsageError, match="rank of at least 1 and a damping above 0"):
+            low_rank(curvature, rank=rank, damping=damping, rng=generator())
+    small = Curvature(model, [(x, y)], budget=10_000)
+    with untouched(model), pytest.raises(UsageError, match=r"got \d+ bytes for 60 rows .* rank of at most"):
+        low_rank(small, rank=100, damping=1.0, rng=generator())
+    with pytest.raises(UsageError, match="expected a positive preconditioner"):
+        solve(curvature, v, damping=1.0, preconditioner=lambda u: {n: -w for n, w in u.items()})
+    ease = low_rank(curvature, rank=5, damping=1.0, rng=generator())
+    with pytest.raises(UsageError, match='how="cg" beside a preconditioner, got "diagonal"'):
+        solve(curvature, v, how="diagonal", damping=1.0, preconditioner=ease)
 
 
 def test_cg_stops_early_and_says_how_far_it_came():

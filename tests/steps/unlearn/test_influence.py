@@ -66,11 +66,13 @@ def moved(step, start):
     return flat(free(state.model)) - flat(free(start.model))
 
 
+@pytest.mark.parametrize("rank", [0, 16])
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
 @pytest.mark.parametrize(("kind", "damping"), [("ggn", 0.05), ("hessian", 5.0)])
-def test_the_step_is_the_dense_solution(sparsity, kind, damping):
+def test_the_step_is_the_dense_solution(sparsity, kind, damping, rank):
     start = PROBLEM.state(sparsity=sparsity)
-    delta = moved(Influence(curvature=kind, damping=damping, tolerance=1e-12, products=1000), start)
+    step = Influence(curvature=kind, damping=damping, tolerance=1e-12, products=1000, rank=rank)
+    delta = moved(step, start)
     assert not delta[~kept(start)].any()
     matrix = dense(start, kind, rows(start.retain))
     matrix += damping * torch.eye(len(matrix), dtype=torch.float64)

@@ -9,6 +9,7 @@ from secateur.maths.curvature.eigen import Eigenvalue, top_eigenvalue
 from secateur.maths.curvature.fisher import diagonal_fisher
 from secateur.maths.curvature.mean import mean_gradient
 from secateur.maths.curvature.passes import Batches, Chunk, Pass
+from secateur.maths.curvature.precondition import low_rank
 from secateur.maths.curvature.products import Curvature, Product, ggn_product, hessian_product
 from secateur.maths.curvature.samples import sample_gradients
 from secateur.maths.curvature.solvers import Solution, solve
@@ -24,6 +25,7 @@ __all__ = [
     "diagonal_fisher",
     "ggn_product",
     "hessian_product",
+    "low_rank",
     "mean_gradient",
     "sample_gradients",
     "solve",
