@@ -114,6 +114,25 @@ def test_audit_and_report_read_what_runs_left(cli, plan, tmp_path):
     assert "fine-tune" in {row["method"] for row in rows}
 
 
+def test_a_report_of_one_plan_among_others(cli, plan):
+    assert cli("grid", plan, "--set", "grid.seed=[0, 1]").code == 0
+    assert cli("run", plan, "--set", "seed=7").code == 0
+    told = cli("report", "--plan", plan, "--set", "grid.seed=[0, 1, 2]", "--json")
+    assert told.err.startswith(f"2 of the 3 runs of {plan} are in the store\n")
+    (row,) = [row for row in json.loads(told.out) if row["method"] == "fine-tune"]
+    assert row["seeds"] == [0, 1]
+    for wrong, why in (
+        (("--set", "seed=1"), "--set changes a plan"),
+        (("abc", "--plan", plan), "got both"),
+        (("--plan", plan, "--set", "seed=9"), "found none: run it first"),
+    ):
+        told = cli("report", *wrong, "-o", "none.html")
+        assert told.code == 3 if "none" in why else told.code
+        assert why in told.err
+        assert len(told.err.strip().split("\n")) == 1
+        assert not Path("none.html").exists()
+
+
 def test_methods_and_cards_tell_the_whole_shelf(cli):
     told = cli("methods")
     assert told.code == 0

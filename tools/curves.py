@@ -1,4 +1,4 @@
-"""Draw what a grid says against sparsity or gamma: ``python tools/curves.py STORE FOLDER --over sparsity``.
+"""Draw what a grid says: ``python tools/curves.py STORE FOLDER --plan PLAN --over sparsity|gamma``.
 
 ``curves.csv`` has a line for each setting, in percent and points; ``curves.svg`` a panel for each request and
 measure: over sparsity the gap to the retrain of the same start, over gamma the measure itself.
@@ -6,7 +6,6 @@ measure: over sparsity the gap to the retrain of the same start, over gamma the 
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from results import of_plan, parser
 
-from secateur.lab.review import all_runs
+from secateur.record import Record
 from secateur.report import Row, summarise
 
 MEASURES = ("UA", "MIA-Efficacy", "RA", "TA")
@@ -23,8 +23,8 @@ COLOURS = ("#1f5c42", "#b5651d", "#7a5195", "#c23b64", "#3b6ea8", "#6b6b6b", "#a
 MARKERS = "os^vDxP*"
 
 
-def main(store: Path, folder: Path, over: str) -> None:
-    rows = [row for row in summarise(all_runs(store)) if row.records and row.kind != "original"]
+def main(records: list[Record], folder: Path, over: str) -> None:
+    rows = [row for row in summarise(records) if row.records and row.kind != "original"]
     points = sorted((point(row, over) for row in rows), key=lambda p: (p["request"], p["line"], p[over]))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "curves.csv").open("w", newline="") as file:
@@ -97,9 +97,7 @@ def draw(points: Sequence[dict[str, Any]], path: Path, over: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--over", choices=("sparsity", "gamma"), default="sparsity")
-    asked = parser.parse_args()
-    main(asked.store, asked.folder, asked.over)
+    arguments = parser(str(__doc__).splitlines()[0])
+    arguments.add_argument("--over", choices=("sparsity", "gamma"), default="sparsity")
+    asked = arguments.parse_args()
+    main(of_plan(asked.store, asked.plan, asked.set), asked.folder, asked.over)

@@ -1,62 +1,113 @@
-"""Write what a finished grid says into a folder: ``python tools/results.py STORE FOLDER``.
+"""Write what a finished grid says into a folder: ``python tools/results.py STORE FOLDER [--plan PLAN]``.
 
-``table.csv`` has the columns of the paper's main table in percent, points and minutes, one for the number
-of seeds and one for the train accuracy of the original; ``report.html`` is the report page of these runs.
+``table.csv`` has the columns of the paper's main table in percent, points and minutes; beside them: the ends
+of a 95 % interval (over seeds, Student's; of the one run, its own), the number of seeds, how often each
+verdict fell, and the train accuracy of the original. ``report.html`` is the report page of these runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from scipy.stats import t as student
+
+from secateur.lab import expand, load
+from secateur.lab.grid import runs_of
 from secateur.lab.review import all_runs
+from secateur.record import Record
 from secateur.report import Row, Spread, summarise, write_page
 
 MEASURES = {"UA": "ua", "MIA-Efficacy": "mia_efficacy", "RA": "ra", "TA": "ta"}
+LEVEL = 0.95
 
 
-def main(store: Path, folder: Path) -> None:
-    records = all_runs(store)
-    folder.mkdir(parents=True, exist_ok=True)
+def main(asked: argparse.Namespace) -> None:
+    records = of_plan(asked.store, asked.plan, asked.set)
+    asked.folder.mkdir(parents=True, exist_ok=True)
     lines = list(table(summarise(records)))
-    with (folder / "table.csv").open("w", newline="") as file:
+    with (asked.folder / asked.table).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    write_page(records, folder / "report.html")
+    write_page(records, asked.folder / "report.html")
+
+
+def of_plan(store: Path, plan: Path | None, sets: list[str]) -> list[Record]:
+    """All runs of a store, or those of a plan."""
+    records = all_runs(store)
+    if plan is None:
+        return records
+    plans = expand(load(plan, sets))
+    found = runs_of(plans, records)
+    if not found:
+        raise SystemExit(f"no run of {plan} is in {store}: run it first, or give the same --set")
+    print(f"{len(found)} of the {len(plans)} runs of {plan.name} are in the store")
+    return found
 
 
 def table(rows: list[Row]) -> Iterator[dict[str, object]]:
     trained = ""
     for row in rows:
         if row.kind == "original":
-            trained = _mean(row.values.get("train"))
+            trained = _number(row.values.get("train"))
         line: dict[str, object] = {
             "scenario": row.request,
             "method": row.label,
             "sparsity": round(row.sparsity, 2),
         }
         for name, column in MEASURES.items():
-            spread = row.values.get(name)
-            line |= {column: _mean(spread), f"{column}_std": _std(spread)}
+            line |= _columns(column, row.values.get(name))
         took = row.values.get("RTE")
-        yield line | {
-            "disparity_average": _mean(row.values.get("disparity")),
-            "rte_minutes": f"{took.mean / 60:.2f}" if took else "",
-            "seeds": row.count,
-            "train_accuracy_of_original": trained,
-        }
+        yield (
+            line
+            | _columns("disparity_average", row.values.get("disparity"))
+            | {
+                "rte_minutes": f"{took.mean / 60:.2f}" if took else "",
+                "seeds": row.count,
+                "verdicts": row.verdict,
+                "train_accuracy_of_original": trained,
+            }
+        )
 
 
-def _mean(spread: Spread | None) -> str:
-    return f"{spread.mean * spread.scale:.2f}" if spread else ""
+def _columns(name: str, spread: Spread | None) -> dict[str, str]:
+    low, high = interval(spread) if spread else (math.nan, math.nan)
+    ends = {f"{name}_{end}": _percent(value, spread) for end, value in (("low", low), ("high", high))}
+    return {name: _number(spread), f"{name}_std": _percent(spread.std, spread) if spread else "", **ends}
 
 
-def _std(spread: Spread | None) -> str:
-    return f"{spread.std * spread.scale:.2f}" if spread and spread.std is not None else ""
+def interval(spread: Spread) -> tuple[float, float]:
+    """Of the mean over seeds; with one, of that run."""
+    if spread.std is None:
+        return spread.low, spread.high
+    reach = float(student.ppf((1 + LEVEL) / 2, spread.n - 1)) * spread.std / spread.n**0.5
+    return spread.mean - reach, spread.mean + reach
+
+
+def _number(spread: Spread | None) -> str:
+    return _percent(spread.mean, spread) if spread else ""
+
+
+def _percent(value: float | None, spread: Spread | None) -> str:
+    if spread is None or value is None or not math.isfinite(value):
+        return ""
+    return f"{value * spread.scale:.2f}"
+
+
+def parser(about: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=about)
+    made.add_argument("store", type=Path)
+    made.add_argument("folder", type=Path)
+    made.add_argument("--plan", type=Path, help="only the runs of this plan")
+    made.add_argument("--set", action="append", default=[], help="as secateur grid was given")
+    return made
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    arguments = parser(str(__doc__).splitlines()[0])
+    arguments.add_argument("--table", default="table.csv", help="name of the table")
+    main(arguments.parse_args())

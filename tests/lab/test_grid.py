@@ -1,12 +1,14 @@
 """Grids: axes name keys and labels, and ``--set`` changes what no axis overrules."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
 from secateur import steps
 from secateur.errors import PlanError, UsageError
-from secateur.lab.grid import expand, load, set_at
+from secateur.lab import run_grid
+from secateur.lab.grid import expand, load, runs_of, set_at
 
 
 @pytest.fixture
@@ -244,3 +246,21 @@ def test_plans_are_read_as_utf_8(tmp_path, monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")
     (tmp_path / "plan.toml").write_text('name = "é"', encoding="utf-8")
     assert load(tmp_path / "plan.toml") == {"name": "é"}
+
+
+def test_the_runs_of_a_grid_are_found_in_a_store_of_many(tiny, tmp_path):
+    def grid(train=None, **axes):
+        table = copy.deepcopy(tiny) | {"grid": axes}
+        table["step"][0] |= train or {}
+        return expand(table)
+
+    seeds, ways = grid(seed=[0, 1]), grid(unlearn=[{"use": "retrain", "epochs": 1}])
+    first, others = run_grid(seeds, tmp_path).records, run_grid(ways, tmp_path).records
+    records = [*first, *others]
+    assert runs_of(seeds, records) == list(first)
+    assert runs_of(ways, records) == list(others)
+    assert runs_of(grid(seed=[1, 7]), records) == [first[1]]
+    assert runs_of(grid({"as": "another name", "momentum": 0.9}, seed=[0]), records) == [first[0]]
+    assert runs_of(grid({"lr": 0.123}, seed=[0]), records) == []
+    again = replace(first[0], created="later")
+    assert runs_of(seeds, [*records, again]) == [again, first[1]]

@@ -14,7 +14,7 @@ import pytest
 
 from secateur.errors import DataError, StoreError
 from secateur.record import Record, machine
-from secateur.report import render_page, write_page
+from secateur.report import facts, names, render_page, write_page
 from secateur.report.plans import plan_text
 
 SECTIONS = (
@@ -432,3 +432,16 @@ print(sorted(m for m in sys.modules if m.partition(".")[0] in ("torch", "sklearn
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_methods_tell_every_knob_with_all_its_values(grid):
+    told = facts.knobs(grid)
+    for run in grid:
+        for step in run.steps:
+            assert set(names.flat(step.knobs)) <= {name for name, _ in told[step.step]}
+    some = dataclasses.replace(grid[0].steps[0], step="x", knobs={"lr": 0.1, "clip": None, "deep": {"b": 2}})
+    other = dataclasses.replace(some, knobs=some.knobs | {"lr": 0.2})
+    runs = [dataclasses.replace(grid[0], steps=(s, *grid[0].steps[1:])) for s in (some, other, some)]
+    assert facts.knobs(runs)["x"] == [("lr", "0.1 | 0.2"), ("clip", "none"), ("deep.b", "2")]
+    carded = [dataclasses.replace(run, cards={"x": {"summary": "it"}}) for run in runs]
+    assert "lr&nbsp;=&nbsp;0.1 | 0.2" in render_page(carded)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from secateur.card import name_of
 from secateur.errors import PlanError, UsageError, nearest
 from secateur.lab.plan import TOP_KEYS, Plan
 from secateur.lab.read import label_of, read_plan
+from secateur.record import Record
 
 
 def load(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
@@ -130,6 +133,30 @@ def _bank_faults(plan: Plan) -> list[str]:
         for i, audit in enumerate(plan.audits, start=1)
         if audit.needs.tier == 2
     ]
+
+
+def runs_of(plans: Sequence[Plan], records: Sequence[Record]) -> list[Record]:
+    """The runs of a grid, among the records of a store that many grids share.
+
+    Args:
+        plans: From ``expand``.
+        records: Oldest first.
+
+    Returns:
+        The newest record of each plan that has one, in the plans' order. What steps are called, and whether a
+        knob at its default was written, does not matter; where data lies does.
+    """
+    known: list[tuple[Plan, Record]] = []
+    for record in records:
+        with contextlib.suppress(PlanError):  # of a version that knew other knobs: no run of these
+            known.append((_bare(read_plan(record.plan, source=record.key)), record))
+    newest = [next((r for p, r in reversed(known) if p == _bare(plan)), None) for plan in plans]
+    return [record for record in newest if record is not None]
+
+
+def _bare(plan: Plan) -> Plan:
+    """A plan without the words for it."""
+    return replace(plan, table={}, steps=tuple(replace(planned, label="") for planned in plan.steps))
 
 
 def set_at(table: dict[str, Any], name: str, value: Any) -> None:

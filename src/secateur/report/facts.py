@@ -204,6 +204,17 @@ def cards(records: Iterable[Record]) -> list[tuple[str, Mapping[str, Any]]]:
     return list(found.values())
 
 
+def knobs(records: Iterable[Record]) -> dict[str, list[tuple[str, str]]]:
+    """Step to each of its knobs, defaults too, with every value that it had in these runs."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for record in records:
+        for step in record.steps:
+            its = found.setdefault(step.step, {})
+            for name, value in names.flat(step.knobs).items():
+                its.setdefault(name, {})[names.value(value)] = None
+    return {step: [(name, " | ".join(values)) for name, values in its.items()] for step, its in found.items()}
+
+
 def _origin(row: Row, trace: StepTrace, leak: bool) -> str:
     seen = {"pool", "forget"} & set(trace.weights_saw)
     if row.kind == "retrain" and seen:

@@ -145,6 +145,7 @@ def _view(records: Sequence[Record]) -> dict[str, Any]:
         "elsewhere": facts.elsewhere(records),
         "settings_of_runs": facts.variants((record.run for record in records), leave=("seed",)),
         "cards": facts.cards(records),
+        "knobs": facts.knobs(records),
         "facts": facts,
         "caveats": caveats,
     }
