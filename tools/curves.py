@@ -7,6 +7,7 @@ measure: over sparsity the gap to the retrain of the same start, over gamma the 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,7 @@ def main(records: list[Record], folder: Path, over: str) -> None:
     with (folder / "curves.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(points[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {k: round(v, 4) if isinstance(v, float) else v for k, v in p.items()} for p in points
-        )
+        writer.writerows({k: told(v) for k, v in p.items()} for p in points)
     drawn = [p for p in points if over != "sparsity" or p["method"] != "retrain"]
     draw(drawn, folder / "curves.svg", over)
 
@@ -58,6 +57,12 @@ def point(row: Row, over: str) -> dict[str, Any]:
         for key in (name, f"gap.{name}"):
             found[key] = value(row, key)
     return found | {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
+
+
+def told(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if math.isfinite(value) else ""
 
 
 def value(row: Row, name: str) -> float:
