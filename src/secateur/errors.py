@@ -7,6 +7,7 @@
     │  └─ PlanError                             all faults of one plan, at once
     ├─ DataError       (ValueError)    exit 3   rows, labels, weights or arrays that are not what they claim
     ├─ StoreError      (OSError)       exit 4   a store that cannot be read, written or believed
+    │  └─ DamagedEntry                          an entry of it that is not what was written
     └─ StepError       (RuntimeError)  exit 5   a step that could not do its work
        ├─ ClosedView                            it touched rows that its ``reads`` does not name
        ├─ BrokenPromise                         it handed back something that it must not
@@ -21,6 +22,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -59,6 +61,19 @@ class StoreError(SecateurError, OSError):
     """A store that cannot be read, written or believed."""
 
     exit_code = 4
+
+
+class DamagedEntry(StoreError):
+    """An entry of a store that is not what was written.
+
+    Attributes:
+        fault: What is wrong with it.
+        place: Its folder, which can go: its plan makes it anew.
+    """
+
+    def __init__(self, fault: str, place: Path) -> None:
+        self.fault, self.place = fault, place
+        super().__init__(f'{fault}: delete the folder "{place}" and run the plan again, nothing else is lost')
 
 
 class StepError(SecateurError, RuntimeError):

@@ -12,7 +12,9 @@ from secateur.cli.audit import audit
 from secateur.cli.catalogue import card, doctor, init, methods
 from secateur.cli.report import report
 from secateur.cli.run import grid, run
-from secateur.cli.terminal import look_in, out, say, told
+from secateur.cli.status import status
+from secateur.cli.store import store
+from secateur.cli.terminal import look_in, out, say, told, two_stops
 from secateur.cli.tune import tune
 from secateur.errors import SecateurError
 
@@ -33,6 +35,11 @@ def main() -> None:
     # looked at last, so that nothing installed is hidden
     look_in("")
     keep_freed_memory()
+    with two_stops(STOPPED):
+        _main()
+
+
+def _main() -> None:
     try:
         ended = app(standalone_mode=False)
     except SecateurError as error:
@@ -62,5 +69,6 @@ def about(
         raise typer.Exit
 
 
-for command in (run, grid, tune, audit, report, methods, card, init, doctor):  # as --help lists them
+for command in (run, grid, status, tune, audit, report, methods, card, init, doctor):  # as --help lists them
     app.command()(command)
+app.add_typer(store)

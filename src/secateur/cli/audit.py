@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.terminal import DEFAULT_STORE, AsJson, PageAt, StoreAt, bars, check_page, err, out, say
+from secateur.cli.terminal import (
+    DEFAULT_STORE,
+    AsJson,
+    PageAt,
+    StoreAt,
+    bars,
+    check_page,
+    err,
+    located,
+    out,
+    say,
+)
 from secateur.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,8 +65,7 @@ def audit(
             "--budget limits the training of references, and none are trained: add --tier 1 or 2"
         )
     check_page(report)
-    if Path(run).parent.name == "runs" and Path(run).is_dir():
-        store, run = Path(run).parent.parent, Path(run).name  # the run's folder itself was named
+    store, run = located(store, run)
     asked = [knobs.build(audits.shelf.find(name), {}, where=name) for name in use] if use else None
     if tier is None:
         findings = audit_run(store, run, asked)

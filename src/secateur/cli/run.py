@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from secateur.cli.live import live
 from secateur.cli.report import print_records, write_page_of
 from secateur.cli.terminal import (
     DEFAULT_STORE,
@@ -79,6 +80,10 @@ def grid(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     report: PageAt = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="how many steps at once, each in a process of its own")
+    ] = 1,
+    engine: Annotated[str, typer.Option(help="where steps are taken")] = "local",
 ) -> None:
     """Run every cell of a plan with axes; a failure does not stop the rest."""
     from secateur import lab
@@ -87,8 +92,8 @@ def grid(
     plans = _read(plan, sets)
     if dry_run:
         return print_estimate(plans, store, as_json)
-    with bars() as progress:
-        ended = lab.run_grid(plans, store, progress)
+    with live(jobs) as (progress, hear):
+        ended = lab.run_grid(plans, store, progress, engine=engine, jobs=jobs, hear=hear, source=str(plan))
     if ended.records:
         write_page_of(list(ended.records), report)
         print_records(list(ended.records), as_json)

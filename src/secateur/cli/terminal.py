@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -57,9 +59,46 @@ def check_page(path: Path | None) -> None:
         raise UsageError(f'cannot write the report "{path}": name a file, in a folder that exists')
 
 
+def located(store: Path, run: str) -> tuple[Path, str]:
+    """The store and the key of a run, which may be named by its own folder."""
+    folder = Path(run)
+    named = folder.parent.name == "runs" and folder.is_dir()
+    return (folder.parent.parent, folder.name) if named else (store, run)
+
+
 def say(text: str, *, bad: bool = False) -> None:
     """Print to standard error."""
     err.print(text, style="red" if bad else None, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def two_stops(code: int) -> Iterator[None]:
+    """The first Ctrl-C is an exception, as ever; a second ends the process at once, whatever it waits for.
+
+    Args:
+        code: The exit code after a second.
+
+    Yields:
+        Nothing.
+    """
+
+    def second(*_: object) -> None:
+        if err.is_terminal:
+            err.show_cursor()  # bars hide it
+        os._exit(code)
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, second)  # for good: the way out has no place for a traceback either
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else a shell runs us behind
+    if ours:
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

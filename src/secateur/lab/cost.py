@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -15,11 +14,10 @@ import torch
 
 from secateur.data import Batch, Loader, View
 from secateur.lab.execute import Lab
-from secateur.lab.freeze import META
-from secateur.lab.keys import Link, start, step_key
-from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
+from secateur.lab.plan import Plan
 from secateur.lab.prepare import Ground
-from secateur.lab.store import Store, digest
+from secateur.lab.store import Store
+from secateur.lab.tasks import Grounds, chain
 from secateur.network import copy_model
 from secateur.optimize import Sgd, cross_entropy, optimize
 
@@ -65,7 +63,7 @@ def estimate(plans: Sequence[Plan], store: Path, patience: float = PATIENCE) -> 
         DataError: Data, labels, weights or models are not what they claim.
     """
     lab = Lab(Store(store))
-    grounds: dict[tuple[object, ...], Ground] = {}
+    grounds = Grounds(lab)
     times: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     updates: Counter[str] = Counter()
@@ -73,8 +71,8 @@ def estimate(plans: Sequence[Plan], store: Path, patience: float = PATIENCE) -> 
     speed: dict[tuple[str, int], float] = {}
     seen: set[str] = set()
     for plan in plans:
-        ground = _ground(plan, lab, grounds)
-        for key, planned in _chain(plan, ground, lab.store):
+        ground = grounds.of(plan)
+        for key, planned in chain(plan, ground, lab.store):
             if key in seen:
                 continue
             seen.add(key)
@@ -105,48 +103,12 @@ def estimate(plans: Sequence[Plan], store: Path, patience: float = PATIENCE) -> 
     ]
 
 
-def _ground(plan: Plan, lab: Lab, known: dict[tuple[object, ...], Ground]) -> Ground:
-    """What a plan stands on; plans that differ in seeds and steps alone build one network between them."""
-    run = plan.settings.run()
-    views = {view for audit in plan.audits for view in audit.needs.views}  # those are checked too
-    mark = (replace(plan.settings, seed=0), repr(plan.data), repr(plan.model), frozenset(views))
-    if mark not in known:
-        known[mark] = lab.ground(plan)
-    ground = known[mark]
-    return replace(ground, run=run, link=start(ground.root, run.seed))
-
-
 def _epochs(step: Any) -> int:
     """Passes over its rows that a step will make, by the names of its knobs."""
     rewound = str(getattr(step, "rewind", None) or "").removeprefix("epoch-")
     begun = getattr(step, "start", int(rewound) if rewound.isdecimal() else 0)
     twice = 2 if getattr(step, "sam", 0) else 1
     return int((step.epochs - begun) * getattr(step, "rounds", 1) * twice)
-
-
-def _chain(plan: Plan, ground: Ground, store: Store) -> list[tuple[str, PlannedStep]]:
-    """The keys that a plan will need, references included."""
-    found = []
-    links = [ground.link]
-    for planned in plan.steps:
-        links.append(_next(links[-1], planned, ground, store))
-        found.append((links[-1].key, planned))
-    if plan.reference is not None:
-        before = links[-1 if plan.unlearn is None else plan.unlearn]
-        for i in range(plan.references):
-            planned = replace(plan.reference, seed=FIRST_REFERENCE_SEED + i)
-            found.append((_next(before, planned, ground, store).key, planned))
-    return found
-
-
-def _next(link: Link, planned: PlannedStep, ground: Ground, store: Store) -> Link:
-    seed = ground.run.seed if planned.seed is None else planned.seed
-    key = step_key(ground.root, link, planned, ground.split, seed)
-    if store.has("steps", key):
-        masks = json.loads(store.read("steps", key, META))["masks"]
-    else:  # masks that are not made yet are told apart by the pruning step that will make them
-        masks = digest(key) if ".prune." in type(planned.step).__module__ else link.masks
-    return Link(key=key, masks=masks, depth=link.depth + 1)
 
 
 def _time_an_update(ground: Ground, batch: int, patience: float) -> float:

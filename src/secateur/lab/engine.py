@@ -1,17 +1,28 @@
-"""Engines: many plans, one after the other. What fails is collected, the rest finishes."""
+"""Grids: what is due in the store goes to an engine. What fails is collected, the rest finishes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
-from secateur.errors import SecateurError, StoreError
-from secateur.lab.execute import Lab
+from secateur.errors import SecateurError, StepError, StoreError, UsageError, nearest
+from secateur.lab.execute import RECORD, Lab
+from secateur.lab.log import Event, Log
 from secateur.lab.plan import Plan
 from secateur.lab.store import Store
+from secateur.lab.tasks import Done, Grounds, Pending, Task, WorkerDied, perform
+from secateur.lab.workers import Workers, share
 from secateur.record import Record
 from secateur.run import Progress
+
+TRIES = 2  # of a task whose worker dies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +38,71 @@ class Ended:
     records: tuple[Record, ...]
     failures: tuple[tuple[int, SecateurError], ...]
     taken: tuple[str, ...]
+
+
+class Engine(Protocol):
+    """Where tasks are done: here, in other processes, on other machines. Entered before the first task.
+
+    The store carries all results, so a future holds no more than a key; it raises a ``SecateurError``, or
+    ``WorkerDied`` where the task may be tried again. On leaving, what still runs is stopped.
+    """
+
+    @property
+    def places(self) -> int:
+        """How many tasks may run at once."""
+        ...
+
+    def submit(self, task: Task) -> Future[Done]:
+        """Begin a task."""
+        ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class Here:
+    """Engine: this process, one task after the other.
+
+    Args:
+        plans: Of the grid.
+        lab: Where steps are taken.
+
+    Attributes:
+        places: 1.
+    """
+
+    places = 1
+
+    def __init__(self, plans: Sequence[Plan], lab: Lab) -> None:
+        self._plans, self._lab = plans, lab
+
+    def submit(self, task: Task) -> Future[Done]:
+        """Do a task."""
+        future: Future[Done] = Future()
+        try:
+            future.set_result(perform(task, self._plans[task.run - 1], self._lab))
+        except SecateurError as error:
+            future.set_exception(error)
+        return future
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def _local(plans: Sequence[Plan], lab: Lab, jobs: int) -> Engine:
+    return Here(plans, lab) if jobs == 1 else Workers(plans, lab, jobs)
+
+
+# an engine of its own kind, such as a cluster, is one more line here
+ENGINES: dict[str, Callable[[Sequence[Plan], Lab, int], Engine]] = {"local": _local}
 
 
 def run_plan(plan: Plan, store: Path, progress: Progress | None = None) -> Record:
@@ -46,29 +122,128 @@ def run_plan(plan: Plan, store: Path, progress: Progress | None = None) -> Recor
     return Lab(Store(store), progress).run(plan)
 
 
-def run_grid(plans: Sequence[Plan], store: Path, progress: Progress | None = None) -> Ended:
+def run_grid(
+    plans: Sequence[Plan],
+    store: Path,
+    progress: Progress | None = None,
+    *,
+    engine: str = "local",
+    jobs: int = 1,
+    hear: Callable[[Event], None] | None = None,
+    source: str = "the plan",
+) -> Ended:
     """Run every plan of a grid; a failure does not stop the others.
 
     Args:
         plans: From ``lab.expand``.
         store: The folder of results; made where it is missing.
-        progress: Where to show how far it has come.
+        progress: Where to show how far it has come; with several jobs, called from several threads.
+        engine: Where steps are taken; see ``ENGINES``.
+        jobs: How many at once. More than one share the threads that torch would use, where the plan does not
+            say ``threads``; that number is part of a run's key.
+        hear: Called with every event of the log.
+        source: The plan's name, for the log.
 
     Returns:
         Records and failures.
 
     Raises:
+        UsageError: There is no such engine, or no job.
         StoreError: The store cannot be written or believed: then no other run could be kept either.
     """
+    if engine not in ENGINES:
+        raise UsageError(f'no engine is called "{engine}", {nearest(engine, ENGINES)}')
+    if jobs < 1:
+        raise UsageError(f"expected at least one job, got {jobs}")
+    shared = share(jobs) if jobs > 1 and any(plan.settings.threads is None for plan in plans) else None
+    plans = [
+        replace(plan, settings=replace(plan.settings, threads=plan.settings.threads or shared))
+        for plan in plans
+    ]
     lab = Lab(Store(store), progress)
-    records, failures = [], []
-    with lab.progress.bar("runs", len(plans)) as advance:
-        for number, plan in enumerate(plans, start=1):
+    lab.store.ready()
+    about = {"plan": source, "pid": os.getpid(), "host": platform.node(), "runs": len(plans)}
+    with lab.progress.bar("runs", len(plans)) as advance, Log(store, hear) as log:
+        log("start", **about, engine=engine, jobs=jobs, threads=shared)
+        grid = _Grid(plans, lab, log, advance)
+        with ENGINES[engine](plans, lab, jobs) as place:
+            grid.run(place)
+    records = (lab.store.read("runs", key, RECORD) for _, key in sorted(grid.finished.items()))
+    return Ended(
+        records=tuple(Record.from_json(text.decode()) for text in records),
+        failures=tuple(sorted(grid.failures.items())),
+        taken=tuple(grid.taken),
+    )
+
+
+class _Grid:
+    """Which runs are open, and how the others ended."""
+
+    def __init__(self, plans: Sequence[Plan], lab: Lab, log: Log, advance: Callable[[int], None]) -> None:
+        self.finished: dict[int, str] = {}
+        self.failures: dict[int, SecateurError] = {}
+        self.taken: list[str] = []
+        self._open = {i: Pending(i, plan, lab.store) for i, plan in enumerate(plans, start=1)}
+        self._grounds, self._log, self._advance = Grounds(lab), log, advance
+        self._failed: dict[str, SecateurError] = {}
+        self._deaths: Counter[str] = Counter()
+
+    def run(self, engine: Engine) -> None:
+        """Hand out what is due until nothing is."""
+        running: dict[Future[Done], Task] = {}
+        while self._open or running:
+            while len(running) < engine.places and (task := self._next({t.key for t in running.values()})):
+                self._log("began", key=task.key, label=task.label, run=task.run)
+                running[engine.submit(task)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                self._settle(running.pop(future), future)
+
+    def _next(self, running: set[str]) -> Task | None:
+        """The first task in the grid's order that nobody does; runs that cannot go on are closed."""
+        for number, pending in list(self._open.items()):
             try:
-                records.append(lab.run(plan))
+                due = pending.due(self._grounds)
             except StoreError:
                 raise
-            except SecateurError as error:
-                failures.append((number, error))
-            advance(1)
-    return Ended(records=tuple(records), failures=tuple(failures), taken=tuple(lab.taken))
+            except SecateurError as error:  # data or model: nothing of this run can begin
+                self._fail(number, error, Task(key=f"run {number}", label="load", run=number))
+                continue
+            if failed := next((task for key, task in due.items() if key in self._failed), None):
+                self._fail(number, self._failed[failed.key], failed)
+            elif task := next((task for key, task in due.items() if key not in running), None):
+                return task
+        return None
+
+    def _settle(self, task: Task, future: Future[Done]) -> None:
+        """Note how a task ended; one whose worker died is due again."""
+        try:
+            done = future.result()
+        except StoreError:
+            raise
+        except SecateurError as error:
+            self._failed[task.key] = error
+        except WorkerDied as death:
+            self._log("died", key=task.key, label=task.label, run=task.run, why=str(death))
+            self._deaths[task.key] += 1
+            if self._deaths[task.key] == TRIES:
+                self._failed[task.key] = StepError(
+                    f'expected a worker to finish "{task.label}", but {TRIES} of them died ({death}), so it '
+                    "has no result; most often memory ran out: take fewer --jobs, or a smaller batch"
+                )
+        else:
+            self.taken += done.taken
+            self._log("done", key=task.key, label=task.label, run=task.run, taken=list(done.taken))
+            if task.steps is None:
+                self.finished[task.run] = done.key
+                self._close(task.run)
+        for pending in self._open.values():
+            pending.settled(task.key)
+
+    def _fail(self, number: int, error: SecateurError, task: Task) -> None:
+        self._log("failed", key=task.key, label=task.label, run=number, error=str(error))
+        self.failures[number] = error
+        self._close(number)
+
+    def _close(self, number: int) -> None:
+        del self._open[number]
+        self._advance(1)

@@ -26,7 +26,8 @@ from secateur.evidence import Evidence, Reference
 from secateur.lab.duplicates import duplicates
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, identity, step_key
-from secateur.lab.plan import FIRST_REFERENCE_SEED, Plan, PlannedStep
+from secateur.lab.mend import mending
+from secateur.lab.plan import Plan, PlannedStep
 from secateur.lab.prepare import Ground, Loaded
 from secateur.lab.store import Store, digest
 from secateur.observe import measure, observe
@@ -56,11 +57,13 @@ class Lab:
         self.progress = progress or Silent()
         self.taken: list[str] = []
         self._loaded = Loaded(self.progress)
+        self._ground: tuple[object, Ground] | None = None
         self._failed: dict[str, SecateurError] = {}
         self._states: dict[str, State] = {}
         self._said: dict[str, dict[str, Outputs]] = {}
         self._duplicates: dict[str, dict[str, float]] = {}
 
+    @mending
     def run(self, plan: Plan) -> Record:
         """Run one plan, or read its record where it has been run.
 
@@ -97,8 +100,11 @@ class Lab:
         return Record.from_json(self.store.read("runs", key, RECORD).decode())
 
     def ground(self, plan: Plan) -> Ground:
-        """What a plan stands on, with this lab's data."""
-        return self._loaded.ground(plan, plan.settings.run())
+        """What a plan stands on, with this lab's data; that of the last plan is kept for its next steps."""
+        mark = (plan.settings, plan.data, plan.model, plan.audits)
+        if self._ground is None or self._ground[0] != mark:
+            self._ground = mark, self._loaded.ground(plan, plan.settings.run())
+        return self._ground[1]
 
     def within(self, plan: Plan, seed: int, keep: NDArray[np.int64], forget: NDArray[np.int64]) -> Ground:
         """What a plan stands on under another seed, where only some rows of its pool are there: their ids."""
@@ -153,11 +159,7 @@ class Lab:
         Returns:
             The link, and the trace of the step.
         """
-        assert plan.reference is not None
-        planned = replace(
-            plan.reference, seed=FIRST_REFERENCE_SEED + i, label=f"reference {i + 1}/{plan.references}"
-        )
-        return self.take(planned, before, ground)
+        return self.take(plan.nth_reference(i), before, ground)
 
     def take(self, planned: PlannedStep, link: Link, ground: Ground) -> tuple[Link, StepTrace]:
         """Take a step, or find it in the store.
@@ -320,7 +322,8 @@ class Lab:
             hardware=_hardware(ground.run),
             created=_now(),
         )
-        self.store.put("runs", key, {RECORD: record.to_json().encode(), WEIGHTS: weights})
+        kept = {RECORD: record.to_json().encode(), WEIGHTS: weights}
+        self.store.put("runs", key, kept, uses=[("steps", link.key) for link in links[1:]])
 
 
 def _outputs_key(link: Link, split: Split) -> str:

@@ -127,6 +127,21 @@ class Plan:
         """How many reference models the audits ask for."""
         return max((audit.needs.references for audit in self.audits), default=0)
 
+    @property
+    def paths(self) -> tuple[tuple[PlannedStep, ...], ...]:
+        """All that has to be taken: the plan's own steps, then what leads to each reference."""
+        if self.reference is None:
+            return (self.steps,)
+        return self.steps, *(
+            (*self.steps[: self.unlearn], self.nth_reference(i)) for i in range(self.references)
+        )
+
+    def nth_reference(self, i: int) -> PlannedStep:
+        """How to make the reference of this number, from 0."""
+        assert self.reference is not None
+        label = f"reference {i + 1}/{self.references}"
+        return dataclasses.replace(self.reference, seed=FIRST_REFERENCE_SEED + i, label=label)
+
 
 # every key that may stand at the top of a plan
 

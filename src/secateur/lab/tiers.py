@@ -13,6 +13,7 @@ from secateur.card import name_of
 from secateur.evidence import Evidence
 from secateur.lab.bank import Afford, Bank, Wanted
 from secateur.lab.execute import Lab
+from secateur.lab.mend import mending
 from secateur.lab.read import read_plan
 from secateur.lab.review import FINDINGS, find_run
 from secateur.lab.store import Store, digest
@@ -20,6 +21,7 @@ from secateur.record import Finding, plain
 from secateur.run import Progress
 
 
+@mending
 def audit_tier(
     store: Path,
     run: str,
@@ -65,7 +67,8 @@ def audit_tier(
     told = {"run": record.key, "models": plain(afford.wanted), "findings": plain(findings)}
     versions = [audit.card.version for audit in audits]
     key = digest({"run": record.key, "models": plain(afford.wanted), "audits": asked, "versions": versions})
-    lab.store.put("audits", key, {FINDINGS: json.dumps(told, indent=1, allow_nan=False).encode()})
+    kept = {FINDINGS: json.dumps(told, indent=1, allow_nan=False).encode()}
+    lab.store.put("audits", key, kept, lab.store.used)
     return findings
 
 

@@ -14,6 +14,7 @@ from secateur.evidence import Evidence, Reference
 from secateur.lab.cells import Cell, filled, read_cells
 from secateur.lab.execute import Lab
 from secateur.lab.keys import Link
+from secateur.lab.mend import mending
 from secateur.lab.plan import Plan, Table
 from secateur.lab.prepare import Ground
 from secateur.lab.propose import Proposals, quiet
@@ -30,6 +31,7 @@ METRICS = ("UA", "MIA-Efficacy", "RA", "TA")
 WORST = 100.0  # points: what a trial that could not be finished is told to have scored
 
 
+@mending
 def tune_plan(
     table: Table, store: Path, progress: Progress | None = None, *, source: str = "the plan"
 ) -> list[Tuned]:
