@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from secateur.card import Card
 
+pytestmark = pytest.mark.slow  # each starts grids of several processes
+
 @dataclass(frozen=True, kw_only=True)
 class Deadly:
     """Kills its process, as often as there are words left in a file.

@@ -31,7 +31,7 @@ HEADINGS = (
     "Splits",
     "Runs",
     "Environment",
-    "Cards",
+    "Methods",
     "Glossary",
 )
 
