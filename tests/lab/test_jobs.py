@@ -13,13 +13,13 @@ from secateur.lab import expand, run_grid
 
 from .test_execute import tensors, told
 
+pytestmark = pytest.mark.slow  # each starts grids of several processes
+
 OUTSIDE = '''
 import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
 from secateur.card import Card
-
-pytestmark = pytest.mark.slow  # each starts grids of several processes
 
 @dataclass(frozen=True, kw_only=True)
 class Deadly:
