@@ -31,7 +31,7 @@ import secateur as sc
 from secateur.together import apply_together
 
 SPARSITIES = (0.5, 0.9, 0.95)
-STARTS = {"own": "initial weights of their own", "same": "the same initial weights"}
+STARTS = {"own": "starts of their own", "same": "the same start"}
 AT_ONCE = 40  # networks in one stack
 Features = dict[tuple[str, float], np.ndarray]  # pruner and sparsity to [networks, weights]
 
@@ -138,7 +138,7 @@ def attack(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, floa
     model = LogisticRegression(C=1.0, max_iter=1000).fit(features[known], labels[known])
     scores, truth = model.decision_function(features[new]), labels[new]
     area = sc.stats.roc_auc(scores[truth], scores[~truth])
-    return area.value, area.low, area.high, len(labels)
+    return round(area.value, 4), round(area.low, 4), round(area.high, 4), len(labels)
 
 
 def draw(found: list[Point], path: Path) -> None:
@@ -157,20 +157,20 @@ def draw(found: list[Point], path: Path) -> None:
         ):
             here = [p for p in found if (p.start, p.request) == (start, request)]
             axes.axhline(0.5, color="#999999", linewidth=1, zorder=0)
-            null = [p for p in here if p.what == "shuffled"]
+            shuffled = [p for p in here if p.what == "shuffled"]
             axes.plot(
-                [places.index(p.sparsity) + 0.3 for p in null],
-                [p.auc for p in null],
+                [places.index(p.sparsity) + 0.32 for p in shuffled],
+                [p.auc for p in shuffled],
                 "_",
                 color="#999999",
                 markersize=9,
-                label="mask, magnitude, labels shuffled",
+                label="magnitude, labels shuffled",
             )
             for i, (key, (label, marker, colour)) in enumerate(series.items()):
                 these = [p for p in here if (p.pruner, p.what) == key]
                 value, low, high = (np.array([getattr(p, k) for p in these]) for k in Point._fields[5:8])
                 axes.errorbar(
-                    [places.index(p.sparsity) + (i - 1) * 0.14 * (p.sparsity > 0) for p in these],
+                    [places.index(p.sparsity) + (i - 1) * 0.17 * (p.sparsity > 0) for p in these],
                     value,
                     (value - low, high - value),
                     fmt=marker,
@@ -187,7 +187,7 @@ def draw(found: list[Point], path: Path) -> None:
         for axes in panels[:, 0]:
             axes.set_ylabel("area under the ROC curve")
         figure.legend(
-            *panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+            *panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
         )
         figure.savefig(path, metadata={"Date": None})
 
