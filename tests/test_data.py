@@ -395,3 +395,13 @@ def test_a_sample_of_more_rows_than_there_are(rows):
 def test_no_sample_of_a_closed_view():
     with pytest.raises(ClosedView, match="not yours"):
         view().closed("not yours").sample(1, rng())
+
+
+def test_a_loader_begins_anywhere():
+    def epoch(number):
+        return iter([10 * number + i for i in range(3)])
+
+    passed = []
+    for update in range(7):
+        assert list(Loader(2, 3, epoch, passed.append).begin(update)) == [0, 1, 2, 10, 11, 12][update:]
+    assert passed == [0, 0, 0, 1, 1, 1, 2]

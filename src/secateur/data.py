@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from secateur import ranks
 from secateur.errors import ClosedView, DataError, UsageError
 from secateur.loader import Batch as Batch
 from secateur.loader import Loader as Loader
 from secateur.loader import paired as paired
+from secateur.mapped import Mapped, header, octets
 from secateur.maths.augment import crop_flip as crop_flip
-from secateur.table import Table
+from secateur.table import Overlay, Table
 
 Role = Literal["pool", "forget", "retain"]
 ROLES: tuple[Role, ...] = ("pool", "forget", "retain")
@@ -102,24 +104,29 @@ class View:
         Raises:
             DataError: x is a mapping, which has no one shape.
         """
-        if not isinstance(self._table.x, Tensor):
+        if isinstance(self._table.x, Mapping):
             raise DataError(
                 "expected rows whose x is one tensor, got a mapping of tensors: it has no one shape; take a "
                 "step that does not ask for it"
             )
         return tuple(self._table.x.shape[1:])
 
+    @property
+    def memory(self) -> Literal["in-memory", "mapped"]:
+        """Where the rows are: read into memory once, or read from where they lie whenever they are drawn."""
+        return "mapped" if isinstance(self._table.x, Mapped) else "in-memory"
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of ids, labels and contents of the rows, in order, and of what lies over them."""
         self._open()
-        digest = hashlib.sha256()
         x = self._table.x
-        parts = {"": x} if isinstance(x, Tensor) else dict(x)
+        digest = x.digest(self._at) if isinstance(x, Mapped) else hashlib.sha256()
+        parts = {} if isinstance(x, Mapped) else {"": x} if isinstance(x, Tensor) else dict(x)
 
         def add(name: str, part: Tensor) -> None:
-            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-            digest.update(part.contiguous().view(torch.uint8).numpy().data)  # numpy knows no bfloat16
+            digest.update(header(name, part.dtype, part.shape))
+            digest.update(octets(part))
 
         for name, part in {**parts, "y": self._table.y, "row": self._table.ids}.items():
             add(name, part[self._at])
@@ -144,22 +151,30 @@ class View:
 
         Raises:
             DataError: The view is empty.
-            UsageError: ``epochs`` or ``batch`` is below one.
+            UsageError: ``epochs`` or ``batch`` is below one, or the processes that train together do not
+                divide ``batch``.
             ClosedView: The step's ``reads`` does not name this role.
         """
         if epochs < 1 or batch < 1:
             raise UsageError(
                 f"expected at least one epoch and one row per batch, got epochs={epochs}, batch={batch}"
             )
+        if batch % ranks.world():
+            raise UsageError(
+                f"expected batches that {ranks.world()} processes can share evenly, got batch={batch}: each "
+                f"takes its part of every batch; set batch to a multiple of {ranks.world()}"
+            )
         orders = self.orders(epochs=epochs, rng=rng)
         updates = math.ceil(len(self) / batch)
 
         def epoch(number: int) -> Iterator[Batch]:
             shuffled, chance = orders(number)
-            for part in shuffled.to(self._device).tensor_split(updates):
-                yield self._draw(part, self._augment if augment else None, chance)
+            return self._draw(shuffled, updates, self._augment if augment else None, chance)
 
-        return Loader(epochs, updates, epoch)
+        def passed(whole: int) -> None:
+            self._count[0] += whole * len(self)
+
+        return Loader(epochs, updates, epoch, passed)
 
     def orders(self, *, epochs: int, rng: Generator) -> Callable[[int], tuple[Tensor, Generator]]:
         """The orders in which ``loader`` shows the rows: for whoever trains several models at once.
@@ -201,13 +216,14 @@ class View:
             rows when they are drawn), y [n], and the augmentation.
 
         Raises:
-            DataError: x is a mapping of tensors.
+            DataError: x is a mapping of tensors, or not in memory.
             ClosedView: The step's ``reads`` does not name this role.
         """
         self._open()
         table = self._table.to(self._device)
         if not isinstance(table.x, Tensor):
-            raise DataError("expected rows whose x is one tensor, got a mapping of tensors: draw batches")
+            got = "rows that are mapped" if isinstance(table.x, Mapped) else "a mapping of tensors"
+            raise DataError(f"expected rows in memory whose x is one tensor, got {got}: draw batches")
         self._count[0] += draws
         return table.x if table.x.dtype == torch.uint8 else self._floats(table.x), table.y, self._augment
 
@@ -251,26 +267,48 @@ class View:
         self._open()
         if batch < 1:
             raise UsageError(f"expected at least one row per batch, got batch={batch}")
-        parts = self._at.to(self._device).tensor_split(math.ceil(len(self) / batch) or 1)
-        return (self._draw(part, None, None) for part in parts if len(part))
+        return self._draw(self._at, math.ceil(len(self) / batch), None, None)
 
-    def _draw(self, at: Tensor, augment: Augment | None, rng: Generator | None) -> Batch:
+    def _draw(
+        self, at: Tensor, count: int, augment: Augment | None, rng: Generator | None
+    ) -> Iterator[Batch]:
+        """The rows at these positions, in so many even parts."""
+        if not count:
+            return
         table = self._table.to(self._device)
-        self._count[0] += len(at)
-        x: Tensor | Mapping[str, Tensor]
-        if isinstance(table.x, Tensor):
-            x, over = self._floats(table.x.index_select(0, at)), table.overlay
-            if over is not None and not over.after:
-                x = over(x, at)
-            if augment is not None and rng is not None:
-                x = augment(x, rng)
-            if over is not None and over.after:
-                x = over(x, at)
-            if x.ndim == 4:
-                x = x.contiguous(memory_format=self._layout)
+        near, far = at.tensor_split(count), at.to(self._device).tensor_split(count)
+        xs = self._contents(table, near, far)
+        for part in far:
+            self._count[0] += len(part)
+            x = next(xs)
+            if isinstance(x, Tensor):
+                x = self._finished(x, part, table.overlay, augment, rng)
+            yield Batch(x, table.y.index_select(0, part), table.ids.index_select(0, part))
+
+    def _contents(
+        self, table: Table, near: Sequence[Tensor], far: Sequence[Tensor]
+    ) -> Iterator[Tensor | Mapping[str, Tensor]]:
+        """Contents of each part, by its positions on the CPU and on the device; floats in the run's type."""
+        x = table.x
+        if isinstance(x, Mapped):
+            yield from map(self._floats, x.read(near, self._device))
+        elif isinstance(x, Tensor):
+            for at in far:
+                yield self._floats(x.index_select(0, at))
         else:
-            x = {name: self._floats(part.index_select(0, at)) for name, part in table.x.items()}
-        return Batch(x, table.y.index_select(0, at), table.ids.index_select(0, at))
+            for at in far:
+                yield {name: self._floats(part.index_select(0, at)) for name, part in x.items()}
+
+    def _finished(
+        self, x: Tensor, at: Tensor, over: Overlay | None, augment: Augment | None, rng: Generator | None
+    ) -> Tensor:
+        if over is not None and not over.after:
+            x = over(x, at)
+        if augment is not None and rng is not None:
+            x = augment(x, rng)
+        if over is not None and over.after:
+            x = over(x, at)
+        return x.contiguous(memory_format=self._layout) if x.ndim == 4 else x
 
     def _floats(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -35,13 +36,20 @@ class Loader(Generic[Item]):
     Args:
         epochs: Passes over the rows.
         updates: Items in one epoch.
-        epoch: Epoch number to the items of that epoch.
+        epoch: Epoch number to the items of that epoch: a pure function.
+        passed: Told how many whole epochs were passed over by who begins later.
     """
 
-    def __init__(self, epochs: int, updates: int, epoch: Callable[[int], Iterator[Item]]) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        updates: int,
+        epoch: Callable[[int], Iterator[Item]],
+        passed: Callable[[int], None] = lambda epochs: None,
+    ) -> None:
         self.epochs = epochs
         self.updates = updates
-        self._epoch = epoch
+        self._epoch, self._passed = epoch, passed
         self._used = False
 
     def __len__(self) -> int:
@@ -49,12 +57,29 @@ class Loader(Generic[Item]):
         return self.epochs * self.updates
 
     def __iter__(self) -> Iterator[Item]:
+        return self.begin(0)
+
+    def begin(self, update: int) -> Iterator[Item]:
+        """Items from an update on; those of its epoch that come before it are drawn and put away.
+
+        Args:
+            update: Its number in the whole run, from 0.
+
+        Returns:
+            The items, the same as if all before them had been taken.
+
+        Raises:
+            UsageError: The loader has been used.
+        """
         if self._used:
             raise UsageError(
                 "a loader is for one pass, and this one has been used: make another with view.loader(...)"
             )
         self._used = True
-        return (item for epoch in range(self.epochs) for item in self._epoch(epoch))
+        first, before = divmod(update, self.updates)
+        self._passed(first)
+        items = (item for epoch in range(first, self.epochs) for item in self._epoch(epoch))
+        return islice(items, before, None)
 
 
 def paired(first: Loader[Item], second: Loader[Other]) -> Loader[tuple[Item, Other]]:
@@ -76,10 +101,13 @@ def paired(first: Loader[Item], second: Loader[Other]) -> Loader[tuple[Item, Oth
             f"expected the second loader to last {len(first)} updates, got {len(second)}: ask for "
             f"epochs={need}"
         )
-    together = zip(first, second, strict=False)
+    together: Iterator[tuple[Item, Other]] | None = None
 
-    def epoch(_: int) -> Iterator[tuple[Item, Other]]:
-        for _ in range(first.updates):
-            yield next(together)
+    def epoch(number: int) -> Iterator[tuple[Item, Other]]:
+        nonlocal together
+        if together is None:
+            start = number * first.updates
+            together = zip(first.begin(start), second.begin(start), strict=False)
+        yield from islice(together, first.updates)
 
     return Loader(first.epochs, first.updates, epoch)

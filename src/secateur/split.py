@@ -15,6 +15,7 @@ from torch import Tensor
 
 from secateur.data import ROLES, Augment, View
 from secateur.errors import DataError, UsageError
+from secateur.mapped import Memory
 from secateur.rows import holdout_rows, positions
 from secateur.table import Table
 
@@ -52,6 +53,8 @@ class Split(Mapping[str, View]):
         views: Mapping[str, Any] | None = None,
         seed: int = 0,
         augment: Augment | None = None,
+        memory: Memory = "auto",
+        workers: int | None = None,
     ) -> Split:
         """Split rows into roles.
 
@@ -67,23 +70,34 @@ class Split(Mapping[str, View]):
                 reachable from a step either.
             seed: Of the order that a holdout share is drawn in.
             augment: Batches [b, ...] of floats and a generator in, such batches out; for training only.
+            memory: "in-memory" copies all x once; "mapped" leaves x where it is, in a ``numpy.memmap`` or a
+                data set on disk, and reads rows when they are drawn; "auto" maps what is more than half
+                of the machine's memory, x, ``test`` and each view by itself. The bits drawn are the same.
+            workers: Processes that read mapped rows; 0: a thread of this one; None: 0 for an array, and for
+                a data set of pairs as many as there are CPUs beside this process, at most 8.
 
         Returns:
             The split.
 
         Raises:
+            UsageError: No such choice of ``memory``, or a number of ``workers`` that cannot be.
             DataError: Labels that are no classes, rows that do not exist or stand in two roles, an empty
                 role, a data set that changes between two reads, a further view that is called as a role.
         """
-        unseen = {} if test is None else {"test": _read(test, "the test data")}
+
+        def read(rows: Any, what: str) -> Table:
+            pair = rows if isinstance(rows, tuple) else (rows, None)
+            return Table.read(*pair, what=what, memory=memory, workers=workers)
+
+        unseen = {} if test is None else {"test": read(test, "the test data")}
         for name, rows in (views or {}).items():
             if name in TAKEN:
                 raise DataError(
                     f'expected a further view under a name of its own, got "{name}", which a split gives '
                     "itself: an audit could not tell the two apart; choose another name"
                 )
-            unseen[name] = _read(rows, f'the view "{name}"')
-        table = Table.read(x, y, what="the training data")
+            unseen[name] = read(rows, f'the view "{name}"')
+        table = read((x, y), "the training data")
         return cls.over(table, forget=forget, holdout=holdout, unseen=unseen, seed=seed, augment=augment)
 
     @classmethod
@@ -118,7 +132,7 @@ class Split(Mapping[str, View]):
         """
         if augment is not None:
             _check_augment(augment)
-        if augment is not None and not isinstance(table.x, Tensor):
+        if augment is not None and isinstance(table.x, Mapping):
             raise DataError(
                 "expected no `augment` where x is a mapping: it works on one tensor; augment inside the "
                 "model, in training mode"
@@ -179,10 +193,6 @@ class Split(Mapping[str, View]):
         """SHA-256 of who stands where: of every view's name and fingerprint."""
         told = "".join(f"{name} {view.fingerprint}\n" for name, view in self._views.items())
         return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _read(rows: Any, what: str) -> Table:
-    return Table.read(*(rows if isinstance(rows, tuple) else (rows, None)), what=what)
 
 
 def _check_augment(augment: Augment) -> None:

@@ -354,7 +354,7 @@ def test_a_sample_is_fixed_by_the_seed(many):
 
 def test_without_a_limit_there_is_one_entry_for_all_seeds(many, monkeypatch):
     zoo.cifar10(path=str(many), seed=0)
-    monkeypatch.setattr(decode, "_opened", None)
+    monkeypatch.setattr(decode, "_loaded", None)
     assert len(zoo.cifar10(path=str(many), seed=1, augment=False).ids) == 60
 
 
@@ -390,7 +390,7 @@ def test_real_images_are_what_the_set_declares(fashion):
 
 
 def test_a_second_start_decodes_nothing(fashion, monkeypatch):
-    monkeypatch.setattr(decode, "_opened", None)
+    monkeypatch.setattr(decode, "_loaded", None)
     again = zoo.fashion_mnist(path=str(real("fashion_mnist")), limit=500)
     np.testing.assert_array_equal(again.train[0], fashion.train[0])
     np.testing.assert_array_equal(again.test[0], fashion.test[0])

@@ -306,7 +306,7 @@ def test_what_datasets_prints_and_sets_is_put_back(tmp_path, capfd):
 @pytest.fixture
 def sealed(monkeypatch):
     """From here on nothing can be decoded."""
-    return lambda: monkeypatch.setattr(decode, "_opened", None)
+    return lambda: monkeypatch.setattr(decode, "_loaded", None)
 
 
 def same(a, b):

@@ -11,6 +11,7 @@ from secateur.data import View
 from secateur.split import Split
 
 NEAR = 0.05  # of a row's own distance from the mean row
+HELD = 2**29  # bytes of rows to forget that are compared in one pass over retain
 
 
 def duplicates(split: Split) -> dict[str, float]:
@@ -32,19 +33,31 @@ def duplicates(split: Split) -> dict[str, float]:
         total, count = total + x.sum(0), count + len(x)
     mean = total / count
     near = exact = 0
-    kept = [x - mean for x in _flat(split.retain)]
-    for asked in _flat(split.forget):
-        rows = asked - mean
-        size = rows.norm(dim=1)
-        least = torch.full_like(size, torch.inf)
-        same = torch.zeros_like(size, dtype=torch.bool)
-        for others in kept:
-            apart, at = torch.cdist(rows, others).min(dim=1)
-            same |= (rows == others[at]).all(1)
-            least = torch.minimum(least, apart)
-        close = same | (least <= NEAR * size)
-        near, exact = near + int(close.sum()), exact + int(same.sum())
+    for asked in _held(split.forget, mean):
+        least = [torch.full((len(rows),), torch.inf) for rows in asked]
+        same = [torch.zeros(len(rows), dtype=torch.bool) for rows in asked]
+        for x in _flat(split.retain):
+            others = x - mean
+            for i, rows in enumerate(asked):
+                apart, at = torch.cdist(rows, others).min(dim=1)
+                same[i] |= (rows == others[at]).all(1)
+                least[i] = torch.minimum(least[i], apart)
+        for rows, nearest, equal in zip(asked, least, same, strict=True):
+            near += int((equal | (nearest <= NEAR * rows.norm(dim=1))).sum())
+            exact += int(equal.sum())
     return {"duplicates.near": float(near), "duplicates.exact": float(exact)}
+
+
+def _held(view: View, mean: Tensor) -> Iterator[list[Tensor]]:
+    """Rows less the mean, as many as are held at once."""
+    held: list[Tensor] = []
+    for x in _flat(view):
+        held.append(x - mean)
+        if sum(rows.nbytes for rows in held) >= HELD:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 def _flat(view: View) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from secateur.data import Augment, crop_flip
 from secateur.knobs import Seed
+from secateur.mapped import Memory
 from secateur.maths.augment import CropFlip
 from secateur.rows import stratified_order
 from secateur.run import Progress
@@ -95,6 +96,7 @@ class PublicSet(Protocol):
         path: Path = None,
         limit: Limit = None,
         augment: Augmented = True,
+        memory: Memory = "auto",
         seed: Seed = 0,
         progress: Progress | None = None,
     ) -> Collection:
@@ -104,6 +106,7 @@ class PublicSet(Protocol):
             path: Folder of parquet files or of images; None: from the Hugging Face hub.
             limit: Training rows to take, a stratified sample; None: all.
             augment: Crop and flip training images, as declared.
+            memory: "mapped": decode images when they are drawn, instead of all of them once.
             seed: Of the sample.
             progress: Where to show how far decoding has come.
 
@@ -126,11 +129,12 @@ def _public(
         path: Path = None,
         limit: Limit = None,
         augment: Augmented = True,
+        memory: Memory = "auto",
         seed: Seed = 0,
         progress: Progress | None = None,
     ) -> Collection:
         chosen = crop if augment else None
-        return _collection(replace(source, path=path), limit, seed, progress, mean, std, chosen)
+        return _collection(replace(source, path=path), limit, memory, seed, progress, mean, std, chosen)
 
     collect.__name__ = collect.__qualname__ = name
     collect.__doc__ = f"{told}\n\n{cleandoc(PublicSet.__call__.__doc__ or '')}"
@@ -201,8 +205,8 @@ imagenet = _public(
     "imagenet",
     "ImageNet-1k: 1,331,167 colour images in 1,000 classes (Russakovsky et al., 2015), here 224 x 224.\n\n"
     "Short side resized, centre cropped, and then cropped after padding: not the random resized crop of\n"
-    "published recipes. All rows are held in memory, 150 kB each: take a ``limit`` that fits. Tested on the\n"
-    "validation split.",
+    "published recipes. Decoded rows are 150 kB each: above half of the machine's memory they stay on disk,\n"
+    "and are decoded when they are drawn. Tested on the validation split.",
     Source(
         hub="ILSVRC/imagenet-1k",
         image="image",
@@ -229,6 +233,7 @@ def images(
     mean: Constants = (),
     std: Constants = (),
     limit: Limit = None,
+    memory: Memory = "auto",
     seed: Seed = 0,
     progress: Progress | None = None,
 ) -> Collection:
@@ -246,6 +251,7 @@ def images(
         mean: Of each channel, for images in [0, 1]; none: 0.5.
         std: Of each channel; none: 0.5.
         limit: Training rows to take, a stratified sample; None: all.
+        memory: "mapped": decode images when they are drawn, instead of all of them once.
         seed: Of the sample.
         progress: Where to show how far decoding has come.
 
@@ -257,19 +263,20 @@ def images(
     """
     source = Source(path=path, image=image, label=label, size=size, share=test)
     chosen = crop_flip(crop, flip=flip) if crop or flip else None
-    return _collection(source, limit, seed, progress, mean, std, chosen)
+    return _collection(source, limit, memory, seed, progress, mean, std, chosen)
 
 
 def _collection(
     source: Source,
     limit: int | None,
+    memory: Memory,
     seed: int,
     progress: Progress | None,
     mean: Constants,
     std: Constants,
     augment: Augment | None,
 ) -> Collection:
-    found = read(source, limit=limit, seed=seed, progress=progress)
+    found = read(source, limit=limit, seed=seed, progress=progress, memory=memory)
     train, test = found["train"], found["test"]
     return Collection(
         train=(train.x, train.y),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError
+from secateur.mapped import Memory
+from secateur.mapped import limit as mapped_above
 from secateur.rows import stratified_order
 from secateur.run import Progress, Silent
 from secateur.zoo import cache
 from secateur.zoo.columns import find, labels_of, plain
-from secateur.zoo.pixels import channels_of, pixels
+from secateur.zoo.pixels import Pictures, channels_of
 
 Array = NDArray[Any]
 
@@ -60,17 +63,17 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Decoded rows.
+    """Images, and what is known of them.
 
     Attributes:
-        x: [n, channels, h, w], uint8.
+        x: [n, channels, h, w], uint8; as ``Pictures`` where they are to be decoded when they are drawn.
         y: [n], classes.
         ids: [n], positions in the split that they come from.
         columns: Name to values [n] of every other column of numbers, words or truth values; of training rows.
         names: Of the classes, in order.
     """
 
-    x: Array
+    x: Array | Pictures
     y: Array
     ids: Array
     columns: Mapping[str, Array]
@@ -78,15 +81,25 @@ class Images:
 
 
 def read(
-    source: Source, *, limit: int | None = None, seed: int = 0, progress: Progress | None = None
+    source: Source,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    memory: Memory = "auto",
 ) -> dict[str, Images]:
     """Train and test rows of a source: decoded at the first call, read from the cache at the next.
+
+    Where they are mapped nothing is decoded and nothing is cached but what ``datasets`` writes of a folder: a
+    copy in its own form, unless the folder is one that ``save_to_disk`` wrote.
 
     Args:
         source: Where they lie.
         limit: How many training rows to take: a stratified sample. None: all.
         seed: Of that sample.
         progress: Where to show how far decoding has come.
+        memory: "mapped": leave images undecoded until they are drawn; "auto": so where all of them are more
+            than ``mapped.limit()`` bytes and are not in the cache yet.
 
     Returns:
         "train" and "test".
@@ -99,11 +112,16 @@ def read(
         "limit": limit,
         "seed": seed if limit is not None else None,
     }
-    found = cache.load(key)
+    found = None if memory == "mapped" else cache.load(key)
+    if found is None and memory != "mapped":
+        with tempfile.TemporaryDirectory() as scratch, _quiet():
+            described = _described(source, _loaded(source, scratch), limit, seed)
+            if memory == "in-memory" or _bytes(described) <= mapped_above():
+                found = _decoded(described, progress or Silent())
+                cache.save(key, found)
     if found is None:
-        with _opened(source) as splits:
-            found = _decoded(source, splits, limit, seed, progress or Silent())
-        cache.save(key, found)
+        with _quiet():
+            found = _described(source, _loaded(source, str(cache.folder() / "arrow")), limit, seed)
     return {
         part: Images(
             x=found[f"{part}/x"],
@@ -145,13 +163,6 @@ def _folder(path: str) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[Mapping[str, Any]]:
-    """The splits of a source as ``datasets`` reads them; an arrow copy of a folder is not kept."""
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        yield _loaded(source, scratch)
-
-
 def _loaded(source: Source, scratch: str) -> Mapping[str, Any]:
     import datasets  # a second to import: only where something must be decoded
 
@@ -162,6 +173,8 @@ def _loaded(source: Source, scratch: str) -> Mapping[str, Any]:
             splits = datasets.load_dataset(source.hub, source.config, download_config=again)
         else:
             folder = str(_folder(source.path).resolve())  # what has one slash could be a name on the hub
+            if Path(folder, "dataset_dict.json").exists():  # as save_to_disk writes: mapped without a copy
+                return dict(datasets.load_from_disk(folder))
             known = datasets.get_dataset_config_names(folder) if source.config else []
             config = source.config if source.config in known else None
             splits = datasets.load_dataset(folder, config, cache_dir=scratch)
@@ -199,9 +212,19 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _decoded(
-    source: Source, splits: Mapping[str, Any], limit: int | None, seed: int, progress: Progress
-) -> dict[str, Any]:
+def _bytes(described: Mapping[str, Any]) -> int:
+    return sum(math.prod(value.shape) for value in described.values() if isinstance(value, Pictures))
+
+
+def _decoded(described: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    return {
+        name: value.decoded(progress) if isinstance(value, Pictures) else value
+        for name, value in described.items()
+    }
+
+
+def _described(source: Source, splits: Mapping[str, Any], limit: int | None, seed: int) -> dict[str, Any]:
+    """All that is known of the rows of a source; its images are not decoded yet."""
     import datasets
 
     if source.train not in splits:
@@ -249,14 +272,13 @@ def _decoded(
     found: dict[str, Any] = {"names": names}
     for part, y, at in (("train", labels, ids), ("test", test_labels, test_ids)):
         found |= {f"{part}/y": y[at], f"{part}/ids": at}
-        found[f"{part}/x"] = pixels(
+        found[f"{part}/x"] = Pictures(
             raw[part].select(at),
             at,
             part,
             channels=channels,
             exact=source.channels is None,
             size=source.size,
-            progress=progress,
         )
     shape, other = found["train/x"].shape[1:], found["test/x"].shape[1:]
     if source.side is not None and shape[1:] != (source.side, source.side):

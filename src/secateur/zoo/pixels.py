@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch.utils.data import get_worker_info
 
 from secateur.errors import DataError
-from secateur.run import Progress
+from secateur.run import Progress, Silent
 
 Array = NDArray[Any]
 # Pillow's modes without colour; 16 bits have become 8 by then
@@ -40,17 +41,8 @@ def channels_of(held: Any, row: int, part: str) -> int:
     return 1 if image.mode in GREY else 3
 
 
-def pixels(
-    raw: Any,
-    rows: Sequence[int] | Array,
-    part: str,
-    *,
-    channels: int,
-    exact: bool,
-    size: int | None,
-    progress: Progress,
-) -> Array:
-    """Decode images.
+class Pictures:
+    """Images as an array [n, channels, h, w] of bytes that nothing holds: decoded when they are asked for.
 
     Args:
         raw: [n], one column of images as ``datasets`` holds them undecoded; read in slices.
@@ -60,50 +52,101 @@ def pixels(
         exact: Refuse an image in colour where one channel is asked for.
         size: Side in pixels that images are brought to (short side resized, centre cropped); None: all must
             be of one size already.
-        progress: Where to show how far decoding has come.
 
-    Returns:
-        [n, channels, h, w], uint8.
+    Attributes:
+        shape: As the first image has it.
+        dtype: Of bytes.
 
     Raises:
-        DataError: A row is no image, or of another size or kind than the first.
+        DataError: The first row is no image.
     """
 
-    def decode(at: int, held: Any) -> Array:
-        with _reading(held, rows[at], part):
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        raw: Any,
+        rows: Sequence[int] | Array,
+        part: str,
+        *,
+        channels: int,
+        exact: bool,
+        size: int | None,
+    ) -> None:
+        self._raw, self._rows, self._part = raw, rows, part
+        self._channels, self._exact, self._size = channels, exact, size
+        (self._column,) = raw.column_names
+        self.shape = (len(raw), *self._decode(0, raw[:1][self._column][0]).shape)
+
+    def __getitem__(self, at: slice | Array) -> Array:
+        """The images at these positions, decoded by threads; by one in a process that others read beside.
+
+        Args:
+            at: Positions, or a slice.
+
+        Returns:
+            [b, channels, h, w], uint8.
+
+        Raises:
+            DataError: A row is no image, or of another size or kind than the first.
+        """
+        numbers = range(*at.indices(len(self._raw))) if isinstance(at, slice) else at.tolist()
+        held = self._raw[at if isinstance(at, slice) else numbers][self._column]
+        found = np.empty((len(held), *self.shape[1:]), dtype=np.uint8)
+
+        def place(item: tuple[int, int, Any]) -> None:
+            to, number, image = item
+            got = self._decode(number, image)
+            if got.shape != self.shape[1:]:
+                raise DataError(
+                    f'expected images of one size in the split "{self._part}", got {_side(self.shape[1:])} '
+                    f"in row {self._rows[0]} and {_side(got.shape)} in row {self._rows[number]}: bring them "
+                    'to one, as data.size of use = "images" does'
+                )
+            found[to] = got
+
+        with ThreadPoolExecutor(None if get_worker_info() is None else 1) as pool:
+            list(pool.map(place, zip(range(len(held)), numbers, held, strict=True)))
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """All images, decoded."""
+        return np.asarray(self.decoded(Silent()), dtype=dtype)
+
+    def decoded(self, progress: Progress) -> Array:
+        """All images.
+
+        Args:
+            progress: Where to show how far decoding has come.
+
+        Returns:
+            [n, channels, h, w], uint8.
+
+        Raises:
+            DataError: A row is no image, or of another size or kind than the first.
+        """
+        found = np.empty(self.shape, dtype=np.uint8)
+        with progress.bar(f"decoding {self._part}", len(found)) as advance:
+            for start in range(0, len(found), 1024):
+                some = self[start : start + 1024]
+                found[start : start + 1024] = some
+                advance(len(some))
+        return found
+
+    def _decode(self, number: int, held: Any) -> Array:
+        with _reading(held, self._rows[number], self._part):
             image = _open(held)
-            if exact and channels == 1 and image.mode not in GREY:
+            if self._exact and self._channels == 1 and image.mode not in GREY:
                 raise DataError(
                     f"expected grey images, as the first of the training rows is, got one in colour in row "
-                    f'{rows[at]} of the split "{part}": bring all to grey, or all to colour'
+                    f'{self._rows[number]} of the split "{self._part}": bring all to grey, or all to colour'
                 )
-            fitted = np.asarray(_fitted(image, "L" if channels == 1 else "RGB", size))
-        return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
-
-    (column,) = raw.column_names
-    first = decode(0, raw[:1][column][0])
-    found = np.empty((len(raw), *first.shape), dtype=np.uint8)
-
-    def place(item: tuple[int, Any]) -> None:
-        at, held = item
-        got = decode(at, held)
-        if got.shape != first.shape:
-            raise DataError(
-                f'expected images of one size in the split "{part}", got {_side(first)} in row {rows[0]} and '
-                f'{_side(got)} in row {rows[at]}: bring them to one, as data.size of use = "images" does'
-            )
-        found[at] = got
-
-    with progress.bar(f"decoding {part}", len(raw)) as advance, ThreadPoolExecutor() as pool:
-        for start in range(0, len(raw), 1024):
-            held = raw[start : start + 1024][column]
-            list(pool.map(place, enumerate(held, start)))
-            advance(len(held))
-    return found
+            fitted = np.asarray(_fitted(image, "L" if self._channels == 1 else "RGB", self._size))
+        return fitted[None] if self._channels == 1 else fitted.transpose(2, 0, 1)
 
 
-def _side(image: Array) -> str:
-    return f"{image.shape[2]} x {image.shape[1]}"
+def _side(shape: Sequence[int]) -> str:
+    return f"{shape[2]} x {shape[1]}"
 
 
 @contextlib.contextmanager

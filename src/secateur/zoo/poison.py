@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from secateur import knobs
 from secateur.errors import DataError, PlanError, nearest
+from secateur.mapped import Mapped
 from secateur.table import Overlay, Table
 
 Rows = NDArray[np.int64]
@@ -244,13 +246,17 @@ def read_poison(table: Any, where: str) -> Poison:
 def _shape(table: Table, what: str) -> tuple[int, int, int]:
     """The shape [c, h, w] of the images of a table."""
     x = table.x
-    if isinstance(x, Tensor) and x.ndim == 4:
-        in_range = x.is_floating_point() and bool(((x >= 0) & (x <= 1)).all())
-        if x.dtype == torch.uint8 or in_range:
+    if not isinstance(x, Mapping) and x.ndim == 4:
+        pieces = x.chunks() if isinstance(x, Mapped) and x.dtype.is_floating_point else (x,)
+        if x.dtype == torch.uint8 or all(_in_range(piece) for piece in pieces):
             _, channels, height, width = x.shape
             return channels, height, width
-    got = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else "a mapping of tensors"
+    got = "a mapping of tensors" if isinstance(x, Mapping) else f"{x.dtype} of shape {list(x.shape)}"
     raise DataError(
         f"expected images [n, c, h, w] of bytes, or of floats in [0, 1], in {what}, got {got}: a trigger is "
         "laid over pixels; take data.poison out"
     )
+
+
+def _in_range(x: Tensor | Mapped) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and bool(((x >= 0) & (x <= 1)).all())
