@@ -29,6 +29,7 @@ def test_check_tells_what_there_is_and_every_fault(cli, plan, key):
     assert [row[:3] + row[-1:] for row in rows[1:]] == [
         ["steps", "2", "6", "0"], ["outputs", "2", "4", "0"], ["runs", "1", "4", "0"],
         ["splits", "1", "2", "0"], ["banks", "0", "0", "0"], ["audits", "0", "0", "0"],
+        ["checkpoints", "0", "0", "0"],
     ]  # fmt: skip
     path = next(plan.glob(".secateur/steps/*/state.safetensors"))
     flip(path)

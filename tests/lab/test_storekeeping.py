@@ -85,7 +85,7 @@ class TestChecking:
         found = check_store(store)
         assert found.faults == ()
         assert {shelf.kind: shelf.entries for shelf in found.shelves} == {
-            "steps": 4, "outputs": 4, "runs": 2, "splits": 1, "banks": 0, "audits": 0,
+            "steps": 4, "outputs": 4, "runs": 2, "splits": 1, "banks": 0, "audits": 0, "checkpoints": 0,
         }  # fmt: skip
         files = [path for path in store.glob("*/*/*") if path.is_file()]
         assert sum(shelf.files for shelf in found.shelves) == len(files)

@@ -36,14 +36,16 @@ def mending(work: Callable[Given, Got]) -> Callable[Given, Got]:
                 if error.place in met:
                     raise
                 met.add(error.place)
-                _remove(error)
+                remove(error)
 
     return whole
 
 
-def _remove(error: DamagedEntry) -> None:
+def remove(error: DamagedEntry) -> None:
+    """Remove an entry that is still damaged, and say so."""
     place = error.place
-    store = Store(place.parent.parent)
-    if store.faults(cast(Kind, place.parent.name), place.name):  # else another process was faster
-        store.drop(place)
-        _log.warning("%s: the entry was removed, and what it held is made anew", error.fault)
+    store, kind = Store(place.parent.parent), cast(Kind, place.parent.name)
+    with store.alone_with(kind, [place.name], "mends an entry"):
+        if store.faults(kind, place.name):  # else another process was faster
+            store.drop(place)
+            _log.warning("%s: the entry was removed, and what it held is made anew", error.fault)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from secateur.errors import DamagedEntry, StoreError
+from secateur.lab.locks import Locks, Maker
 
-Kind = Literal["steps", "outputs", "runs", "splits", "banks", "audits"]
+Kind = Literal["steps", "outputs", "runs", "splits", "banks", "audits", "checkpoints"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SUMS, USES = "sums.json", "uses.json"
 FORMAT = 1  # of entries; SUMS names it under "format" where it is a later one
@@ -38,7 +39,7 @@ class Store:
 
     An entry appears whole or not at all: it is written beside its place, synced to disk and renamed. From its
     first entry on, a store holds a shared lock on the folder until it is gone, so that nothing is tidied away
-    under a living process.
+    under a living process. Beside that, whoever makes an entry locks it: see ``making``.
 
     Args:
         root: The folder; made at the first write.
@@ -51,6 +52,7 @@ class Store:
         self.root = root
         self.used: set[tuple[Kind, str]] = set()
         self._handle: int | None = None
+        self._locks = Locks(root)
 
     def path(self, kind: Kind, key: str) -> Path:
         """Where an entry stands."""
@@ -63,6 +65,50 @@ class Store:
         if found:
             self.used.add((kind, key))
         return found
+
+    @contextlib.contextmanager
+    def making(self, kind: Kind, key: str, what: str) -> Iterator[bool]:
+        """Be the one process that makes an entry; while another one does, wait.
+
+        Args:
+            kind: Its shelf.
+            key: Its key.
+            what: What this process does meanwhile, as a sentence about it goes on.
+
+        Yields:
+            Whether it is to be made: it was not there, nor has another process made it meanwhile.
+
+        Raises:
+            StoreError: A lock cannot be written.
+        """
+        missing = not self.has(kind, key)
+        with self.alone_with(kind, [key], what) if missing else contextlib.nullcontext():
+            yield missing and not self.has(kind, key)
+
+    @contextlib.contextmanager
+    def alone_with(self, kind: Kind, keys: Iterable[str], what: str) -> Iterator[None]:
+        """Keep other processes from making or removing some entries while this lasts.
+
+        Args:
+            kind: Their shelf: while this process holds locks, one that comes earlier in ``KINDS``.
+            keys: Their keys.
+            what: What this process does meanwhile, as a sentence about it goes on.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            StoreError: A lock cannot be written.
+        """
+        with contextlib.ExitStack() as held:
+            names, order = [f"{kind}-{key}" for key in keys], KINDS.index(kind)
+            with self._writing(self.root):
+                held.enter_context(self._locks.hold(names, order=order, what=what))
+            yield
+
+    def maker(self, kind: Kind, key: str) -> Maker | None:
+        """The process that makes an entry now, where one does and that can be seen."""
+        return self._locks.maker(f"{kind}-{key}")
 
     def ready(self) -> None:
         """Make the folder where it is missing, see that it takes a file, remove what killed processes left.
@@ -77,6 +123,11 @@ class Store:
         self._hold()
         for left in self.left():
             shutil.rmtree(left, ignore_errors=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the locks of processes that are gone."""
+        self._locks.sweep()
 
     def keys(self, kind: Kind) -> list[str]:
         """The keys of a shelf, those of folders without checksums among them."""
@@ -143,6 +194,10 @@ class Store:
             raise DamagedEntry(f'"{path}" is not what was written (its checksum differs)', path.parent)
         return data
 
+    def names(self, kind: Kind, key: str) -> list[str]:
+        """The files of an entry."""
+        return [name for name in self._sums(kind, key) if name != USES]
+
     def faults(self, kind: Kind, key: str) -> list[StoreError]:
         """What ``read`` raises for the files of an entry."""
         found = list[StoreError]()
@@ -162,6 +217,15 @@ class Store:
         if USES not in self._sums(kind, key):
             return None
         return list(json.loads(self.read(kind, key, USES)))
+
+    @contextlib.contextmanager
+    def first(self) -> Iterator[bool]:
+        """For what one process does where several call this store together; here there is one.
+
+        Yields:
+            Whether this is the one.
+        """
+        yield True
 
     def drop(self, place: Path) -> None:
         """Remove an entry or a leftover: whole or not at all, for whoever looks meanwhile.

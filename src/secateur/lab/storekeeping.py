@@ -132,6 +132,7 @@ def remove_unused(store: Path, found: list[Unused]) -> list[Unused]:
         going = [one for one in found if one.path in still]
         for one in going:
             shelf.drop(store / one.path)
+        shelf.sweep()
     return going
 
 
