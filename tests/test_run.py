@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,3 +143,12 @@ def test_notes_are_a_step_s_own():
 def test_silent_progress():
     with Silent().bar("training", 3) as advance:
         advance(2)
+
+
+def test_what_is_off_is_not_in_a_key():
+    run = Run(device="cpu", precision="fp32", threads=1)
+    off = run.describe()
+    assert "accumulate" not in off
+    assert replace(run, accumulate=2, recompute=True).describe() == off | {
+        "accumulate": 2
+    }  # recompute changes no bit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Mapping
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from secateur.errors import DataError, SecateurError, told
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
@@ -24,7 +27,22 @@ def fill(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def sparsity_of(model: nn.Module) -> float:
     """Share of zeros among parameters with more than one dimension; 0 where there are none."""
     weights = [p for p in model.parameters() if p.ndim > 1]
-    return sum(int((p == 0).sum()) for p in weights) / max(1, sum(p.numel() for p in weights))
+    size = sum(p.numel() for p in weights)
+    return (size - sum(int(p.count_nonzero()) for p in weights)) / max(1, size)
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; in one pass, where ``isfinite`` makes another tensor."""
+    if not value.is_floating_point() or not value.numel():
+        return bool(torch.isfinite(value).all())
+    low, high = value.detach().aminmax()  # NaN is both
+    return math.isfinite(low) and math.isfinite(high)
+
+
+def is_zeroed(weight: Tensor, mask: Tensor) -> bool:
+    """Whether all masked entries are +0.0, whose bits are all 0."""
+    bits = weight.detach().view(_BITS[weight.element_size()])
+    return not bool((bits != 0).greater(mask).any())
 
 
 def copy_model(model: nn.Module) -> nn.Module:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -12,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
+from secateur import ranks, snapshot
 from secateur.data import Batch, Loader, Role
 from secateur.errors import DataError, NotFinite, UsageError
 from secateur.maths.schedules import constant
+from secateur.recompute import recomputing
 from secateur.run import Run
+from secateur.shares import shares
 from secateur.state import State
 
 Item = TypeVar("Item")
@@ -157,10 +163,6 @@ def optimize(
     params = [p for p in model.parameters() if p.requires_grad]
     if not params:
         raise DataError("expected parameters to train, but requires_grad is False for all of them: thaw some")
-    called = model
-    if run.compile:
-        torch.compiler.reset()  # what was compiled before must not decide which kernels run now
-        called = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # stubs: any callable
     sgd = torch.optim.SGD(
         params,
         lr=optimizer.lr,
@@ -172,50 +174,105 @@ def optimize(
     )
     group = sgd.param_groups[0]
     total, inertia = len(loader), 1 - optimizer.momentum
-    pruned = _pruned(model, state.masks)
-    _zero(pruned)
-    items, done = iter(loader), 0
-    with run.progress.bar("training", total) as advance:
-        for epoch in range(1, loader.epochs + 1):
-            _train_mode(model, norms)  # at each epoch: ``after_epoch`` may have asked the model something
-            losses = torch.zeros((), device=run.where, dtype=torch.float64)
-            for _ in range(loader.updates):
+    done, losses = 0, torch.zeros((), device=run.where, dtype=torch.float64)
+    with _callable(model, run) as called, run.progress.bar("training", total) as advance:
+        if (held := run.checkpoints.begin()) is not None:
+            state, done, losses = snapshot.restore(held, state, sgd, run)
+            advance(done)
+        pruned = _pruned(model, state.masks)
+        _zero(pruned)
+        items = loader.begin(done)
+        for epoch in range(done // loader.updates, loader.epochs):
+            # at each epoch: ``after_epoch`` may have asked the model something
+            _train_mode(model, norms)
+            _train_mode(called, norms)
+            began = done
+            for _ in range(done % loader.updates, loader.updates):
+                if run.checkpoints.due(done):
+                    run.checkpoints.keep(snapshot.take(state, sgd, done, losses, run))
                 progress = done / total
                 lr = group["lr"] = optimizer.lr * optimizer.schedule(progress)
-                with run.autocast():
-                    item = next(items)
-                    value = loss(called, item, progress)
-                sgd.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
+                parts = shares(next(items), run.accumulate)
+                losses += _slope(called, params, loss, parts, progress, run)
                 if optimizer.sharpness:
                     with _uphill(model, params, optimizer.sharpness):
-                        with run.autocast():
-                            worst = loss(called, item, progress)
-                        sgd.zero_grad()
-                        worst.backward()  # type: ignore[no-untyped-call]
+                        _slope(called, params, loss, parts, progress, run)
                 if clip is not None:
                     nn.utils.clip_grad_norm_(params, clip, foreach=True)
                 sgd.step()
                 if proximal is not None:
                     _shrink(params, proximal, lr / inertia, progress)
                 _zero(pruned)
-                losses += value.detach()
                 done += 1
-            advance(loader.updates)
+            advance(done - began)
+            ranks.add_up([losses])
+            ranks.take_over(model.buffers())
             mean = float(losses) / loader.updates
             if not torch.isfinite(losses):
                 raise NotFinite(
-                    f"expected a finite loss, got {mean} in epoch {epoch} of {loader.epochs}: lower lr (now "
-                    f"{optimizer.lr}), or set clip"
+                    f"expected a finite loss, got {mean} in epoch {epoch + 1} of {loader.epochs}: lower lr "
+                    f"(now {optimizer.lr}), or set clip"
                 )
             run.note("loss", mean)
-            if after_epoch is not None and (changed := after_epoch(state, epoch)) is not None:
+            losses.zero_()
+            if after_epoch is not None and (changed := after_epoch(state, epoch + 1)) is not None:
                 state = changed
                 pruned = _pruned(model, state.masks)
                 _zero(pruned)
-    sgd.zero_grad()  # a step that goes on would add to what is left
+        run.checkpoints.end(lambda: snapshot.take(state, sgd, done, losses, run))
+    for p in params:
+        p.grad = None  # a step that goes on would add to what is left
     model.eval()
     return state
+
+
+def _slope(
+    called: nn.Module,
+    params: list[nn.Parameter],
+    loss: Callable[[nn.Module, Item, float], Tensor],
+    parts: list[tuple[float, Item]],
+    progress: float,
+    run: Run,
+) -> Tensor:
+    """Leave the batch's gradient in the parameters; gives this process's part of its loss."""
+    for p in params:
+        p.grad = None
+    total = torch.zeros((), device=run.where, dtype=torch.float64)
+    for i, (weight, part) in enumerate(parts):
+        hold = getattr(called, "no_sync", nullcontext) if i + 1 < len(parts) else nullcontext
+        with hold():
+            with run.autocast():
+                value = loss(called, part, progress)
+            # processes share their gradients as a mean, whose weights must add up to their number
+            scaled = value if weight == 1 else value * (weight * ranks.world())
+            scaled.backward()  # type: ignore[no-untyped-call]
+        total += value.detach() * weight
+    return total
+
+
+@contextmanager
+def _callable(model: nn.Module, run: Run) -> Iterator[nn.Module]:
+    """What a loss calls in place of the model: the same weights, as this run computes."""
+    called = model
+    with ExitStack() as stack:
+        if rank := ranks.rank():
+            stack.enter_context(run.seeded(f"rank {rank}"))  # dropout draws for other rows than rank 0's
+        if run.recompute:
+            stack.enter_context(recomputing(model))
+        if ranks.world() > 1:
+            if run.batchnorm == "sync":
+                shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+                called = nn.SyncBatchNorm.convert_sync_batchnorm(  # type: ignore[no-untyped-call]
+                    deepcopy(model, shared)
+                )
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+            # buffers: once an epoch is enough, since training does not look at them
+            called = DistributedDataParallel(called, broadcast_buffers=False, find_unused_parameters=True)
+        if run.compile:
+            torch.compiler.reset()  # what was compiled before must not decide which kernels run now
+            called = torch.compile(called, dynamic=False)  # type: ignore[assignment]  # stubs: any callable
+        yield called
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ import torch
 from torch import Generator
 
 from secateur.errors import UsageError, told
+from secateur.ranks import world
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 
@@ -32,6 +33,55 @@ class Silent:
         return nullcontext(lambda done: None)
 
 
+class Checkpoints(Protocol):
+    """Keeps a training in its midst, so that one that was killed goes on from there.
+
+    Attributes:
+        seconds: That the step had taken by the checkpoint from which it goes on.
+    """
+
+    seconds: float
+
+    def begin(self) -> Mapping[str, bytes] | None:
+        """The step's next training begins: where it was, if it had been under way before."""
+        ...
+
+    def due(self, done: int) -> bool:
+        """Whether to keep the training now, before its next update; every process gets one answer."""
+        ...
+
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Keep it; does not come back where the process is asked to end."""
+        ...
+
+    def end(self, files: Callable[[], Mapping[str, bytes]]) -> None:
+        """It has ended: what comes after it in the step may be killed too."""
+        ...
+
+
+class Nowhere:
+    """Keeps nothing.
+
+    Attributes:
+        seconds: 0.
+    """
+
+    seconds = 0.0
+
+    def begin(self) -> None:
+        """Nothing was kept."""
+
+    def due(self, done: int) -> bool:
+        """Never."""
+        return False
+
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Does nothing."""
+
+    def end(self, files: Callable[[], Mapping[str, bytes]]) -> None:
+        """Does nothing."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Where and how to compute. Immutable: the same call gives the same bits however often it was used.
@@ -44,12 +94,19 @@ class Run:
         threads: Of torch's CPU kernels; part of what makes bits repeatable.
         compile: Train through ``torch.compile``: half a minute for each step before the first update, and
             other bits. It pays on a GPU where training is long.
+        accumulate: Parts of each batch that training passes one after the other before it updates: less
+            memory, the same gradient but for rounding. Batch norm sees each part by itself.
+        recompute: Whether training keeps only what enters each block of the network and computes the rest
+            again on the way back: less memory, a third more time, the same bits.
+        batchnorm: What it normalises by where several processes train together: "local", the rows of its own
+            process, the running statistics being those of rank 0; or "sync", the rows of all (GPUs only).
         depth: Steps taken so far; set by ``apply``, part of every stream's name.
         notes: Name to numbers noted, in order; ``apply`` hands each step a fresh one.
         progress: Where to show progress.
+        checkpoints: Where trainings are kept in their midst.
 
     Raises:
-        UsageError: A device that is not here, or a precision or seed that does not exist.
+        UsageError: A device that is not here, or another field that makes no sense.
     """
 
     seed: int = 0
@@ -57,25 +114,37 @@ class Run:
     precision: Precision = "auto"
     threads: int = field(default_factory=torch.get_num_threads)
     compile: bool = False
+    accumulate: int = 1
+    recompute: bool = False
+    batchnorm: Literal["local", "sync"] = "local"
     depth: int = 0
     notes: dict[str, list[float]] = field(default_factory=dict, repr=False, compare=False)
     progress: Progress = field(default_factory=Silent, repr=False, compare=False)
+    checkpoints: Checkpoints = field(default_factory=Nowhere, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise UsageError(f"expected a seed that is a whole number from 0 on, got {self.seed!r}")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):
             raise UsageError(f'expected precision "auto", "fp32", "bf16" or "fp64", got {self.precision!r}')
-        if not isinstance(self.compile, bool):
-            raise UsageError(f"expected compile as true or false, got {self.compile!r}")
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
-            raise UsageError(f"expected at least one thread, got {self.threads!r}")
+        for name, switch in (("compile", self.compile), ("recompute", self.recompute)):
+            if not isinstance(switch, bool):
+                raise UsageError(f"expected {name} as true or false, got {switch!r}")
+        for count, what in ((self.threads, "thread"), (self.accumulate, "part of a batch to accumulate")):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise UsageError(f"expected at least one {what}, got {count!r}")
+        if self.batchnorm not in ("local", "sync"):
+            raise UsageError(f'expected batchnorm "local" or "sync", got {self.batchnorm!r}')
         try:
             torch.empty(0, device=self.where)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(
                 f'expected a device that is here, got "{self.device}" ({told(error)}): use "cpu" or "auto"'
             ) from error
+        if self.batchnorm == "sync" and self.where.type != "cuda":
+            raise UsageError(
+                'expected GPUs for batchnorm = "sync", got the CPU: torch has it for them alone; set "local"'
+            )
 
     @property
     def where(self) -> torch.device:
@@ -164,13 +233,16 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """What decides the bits beside plan and data: for keys and records."""
-        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        # left out where it is off: a record of today keeps the key that it had before there was such a thing
-        compiled = {"compile": True} if self.compile else {}
-        return compiled | {
+        # left out where off: a record of today keeps the key that it had before there were such things
+        unusual: dict[str, Any] = {"compile": True} if self.compile else {}
+        if self.accumulate > 1:
+            unusual["accumulate"] = self.accumulate
+        if self.batchnorm != "local":
+            unusual["batchnorm"] = self.batchnorm
+        return unusual | {
             "device": self.where.type,
             "precision": self.resolved,
             "threads": self.threads,
-            "world_size": world,
+            "world_size": world(),
             "torch": torch.__version__,
         }

@@ -45,7 +45,7 @@ def obstacle(step: Step, states: Sequence[State], run: Run) -> str:
         return "mixed precision and compiled models are trained one by one"
     first = getattr(states[0], plain.role)
     if not isinstance(first._table.x, Tensor):
-        return "its rows are no tensors"
+        return f"its rows are {'mapped' if first.memory == 'mapped' else 'no tensors'}"
     if any(getattr(state, plain.role)._table is not first._table for state in states):
         return "its states stand on different tables of rows"
     if first._table.overlay is not None:

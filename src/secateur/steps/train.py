@@ -56,19 +56,20 @@ class Train(Recipe):
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Train, and keep the marks."""
-        kept = {}
         if self.start and (begun := state.marks.get(f"epoch-{self.start}")):
             begun.check_schedule(self.epochs)
 
-        def mark(now: State, epochs: int) -> None:
-            if (epoch := self.start + epochs) in self.keep:
-                saw = now.weights_saw | self.reads if epochs else now.weights_saw
-                kept[f"epoch-{epoch}"] = Mark.of(now.model, epoch, saw, self.epochs)
+        def marked(now: State, epochs: int) -> State:
+            if (epoch := self.start + epochs) not in self.keep:
+                return now
+            saw = now.weights_saw | self.reads if epochs else now.weights_saw
+            return replace(
+                now, marks={**now.marks, f"epoch-{epoch}": Mark.of(now.model, epoch, saw, self.epochs)}
+            )
 
-        mark(state, 0)
         loader = state.pool.loader(epochs=self.epochs - self.start, batch=self.batch, rng=run.rng("order"))
         sgd = self.sgd(start=self.start)
-        state = optimize(
-            state, loader, cross_entropy, optimizer=sgd, clip=self.clip, after_epoch=mark, run=run
+        state = marked(state, 0)
+        return optimize(
+            state, loader, cross_entropy, optimizer=sgd, clip=self.clip, after_epoch=marked, run=run
         )
-        return replace(state, marks={**state.marks, **kept})

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from secateur import knobs
 from secateur.data import ROLES, Role, View
-from secateur.errors import ClosedView
+from secateur.errors import ClosedView, UsageError
+from secateur.mapped import Mapped
 from secateur.run import Run
 from secateur.state import State
 from secateur.step import Applied, Step, apply
@@ -176,19 +177,21 @@ def _other_rows(state: State, reads: frozenset[Role]) -> State:
         away[old[role]] = False
     source = torch.arange(len(table.y))
     source[away] = old["forget"][0]  # all alike, so that any mean over them is another one too
-    named = {"": table.x} if isinstance(table.x, Tensor) else table.x
-    parts = {key: part[source] for key, part in named.items()}
-    other = Table(
-        parts[""] if isinstance(table.x, Tensor) else parts, table.y[source], table.ids, table.overlay
-    )
+    if isinstance(x := table.x, Mapped):
+        raise UsageError(
+            "expected a problem whose rows are in memory, got mapped ones: check_step writes to rows out of "
+            'reach; say memory = "in-memory"'
+        )
+    changed = x[source] if isinstance(x, Tensor) else {key: part[source] for key, part in x.items()}
+    other = Table(changed, table.y[source], table.ids, table.overlay)
     new = dict(old)
     if not reads & {"forget", "retain"}:
         turned, count = old["pool"].flip(0), len(old["forget"])
         new |= {"forget": turned[:count].sort()[0], "retain": turned[count:].sort()[0]}
-    changed: dict[Role, View] = {role: getattr(state, role).fresh() for role in ROLES}
-    for role, view in changed.items():
+    views: dict[Role, View] = {role: getattr(state, role).fresh() for role in ROLES}
+    for role, view in views.items():
         view._table, view._at = other, new[role]
-    return _with_views(state, changed)
+    return _with_views(state, views)
 
 
 def _with_views(state: State, views: Mapping[Role, View]) -> State:

@@ -12,8 +12,9 @@ from secateur.errors import UsageError, nearest
 from secateur.maths.curvature.layers import Layers
 from secateur.maths.curvature.mean import mean_of, wide_zeros
 from secateur.maths.curvature.model import BUDGET, check_classes, choose, error_signal, look, rows_in
-from secateur.maths.curvature.passes import Batches, Chunk, Pass, Rows, once, row_slice, split
+from secateur.maths.curvature.passes import Batches, Chunk, Pass, Rows, once, own_part, row_slice, split
 from secateur.maths.curvature.samples import RowGradients, given
+from secateur.ranks import own
 
 Kind = Literal["expected", "sampled", "empirical"]
 _TOGETHER = 16  # directions whose gradients are held at once
@@ -66,10 +67,16 @@ def diagonal_fisher(
     squares: _Squares | None = None
     for chunk in once(batches):
         squares = squares or _Squares(model, weights, chunk[0], kind, budget)
-        for x, y in split(chunk, squares.size):
-            for name, value in squares.of(x, y, rng):
+        count = len(chunk[1])
+        rows += count
+        # one number for each row, whoever takes it and however the rows are cut
+        points = torch.rand(count, generator=rng, dtype=torch.float64) if kind == "sampled" else None
+        mine = points if points is None else points[own(count)]
+        seen = 0
+        for x, y in split(own_part(chunk), squares.size):
+            for name, value in squares.of(x, y, mine if mine is None else mine[seen : seen + len(y)]):
                 sums[name] += value
-            rows += len(y)
+            seen += len(y)
     return mean_of(sums, rows, weights, "gradient")
 
 
@@ -87,11 +94,11 @@ class _Squares:
         # the other half is for products of one layer, or for rows one by one
         self.size = rows_in(budget / 2, each + self._layers.row_bytes(x, directions))
 
-    def of(self, x: Rows, y: Tensor, rng: Generator | None) -> Iterator[tuple[str, Tensor]]:
+    def of(self, x: Rows, y: Tensor, points: Tensor | None) -> Iterator[tuple[str, Tensor]]:
         """Names, each as often as there are parts of its sum."""
         seen = self._layers.forward(x)
         check_classes(seen.logits, y)
-        labels, scales = _directions(seen.logits, y, self._kind, rng)
+        labels, scales = _directions(seen.logits, y, self._kind, points)
         rest = frozenset(self._weights) - (self._layers.names & seen.whole) - seen.unused
         if rest and rest not in self._others:
             self._others[rest] = RowGradients(
@@ -116,15 +123,16 @@ class _Squares:
                 yield name, value.square().sum((0, 1))
 
 
-def _directions(logits: Tensor, y: Tensor, kind: Kind, rng: Generator | None) -> tuple[Tensor, Tensor]:
+def _directions(logits: Tensor, y: Tensor, kind: Kind, points: Tensor | None) -> tuple[Tensor, Tensor]:
     """Classes and scales [directions, b]; the squares of scaled gradients at them add up to the Fisher."""
     if kind == "expected":
         labels = torch.arange(logits.shape[1], device=y.device)[:, None].expand(-1, len(y))
         return labels, logits.softmax(1).T.sqrt()
-    if kind == "sampled":
-        # torch.multinomial draws otherwise when the rows are cut otherwise; this draws one number a row
+    if points is not None:  # [b], in [0, 1)
+        # torch.multinomial draws otherwise when the rows are cut otherwise
         chances = logits.cpu().double().softmax(1).cumsum(1)
-        points = torch.rand(len(y), 1, generator=rng, dtype=torch.float64) * chances[:, -1:]
-        drawn = torch.searchsorted(chances, points, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+        drawn = torch.searchsorted(chances, points[:, None] * chances[:, -1:], right=True)[:, 0].clamp(
+            max=logits.shape[1] - 1
+        )
         y = drawn.to(y.device)
     return y[None], torch.ones_like(y[None], dtype=logits.dtype)

@@ -18,7 +18,8 @@ from secateur.maths.curvature.model import (
     pull,
     rows_in,
 )
-from secateur.maths.curvature.passes import Batches, Chunk, Pass, Rows, once, split
+from secateur.maths.curvature.passes import Batches, Chunk, Pass, Rows, once, own_part, split
+from secateur.ranks import add_up
 
 Part = Callable[[Mapping[str, Tensor], Rows, Tensor], Mapping[str, Tensor]]
 
@@ -80,13 +81,13 @@ def mean_over_rows(
     size, rows = 0, 0
     for chunk in chunks:
         size = size or rows_in(budget, look(model, weights, chunk[0]))
-        for x, y in split(chunk, size):
+        rows += len(chunk[1])
+        for x, y in split(own_part(chunk), size):
             free = {name: w.detach().requires_grad_() for name, w in weights.items()}
             with torch.enable_grad():
                 found = part(free, x, y)
             for name, value in found.items():
                 sums[name] += value
-            rows += len(y)
     return mean_of(sums, rows, weights, what)
 
 
@@ -101,14 +102,15 @@ def mean_of(
     """Sums over rows as means, in the type of the weights.
 
     Args:
-        sums: Name to the sum.
-        rows: How many.
+        sums: Name to the sum; where several processes compute together, over the rows of this one.
+        rows: How many, in all processes.
         weights: The parameters.
         what: What they are, should one not be finite.
 
     Returns:
         Name to the mean.
     """
+    add_up(sums.values())
     found = {name: (value / rows).to(weights[name].dtype) for name, value in sums.items()}
     check_finite(found, what)
     return found

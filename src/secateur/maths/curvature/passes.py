@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import DataError, UsageError
+from secateur.ranks import own
 
 Rows = Tensor | Mapping[str, Tensor]
 Chunk = tuple[Any, ...]  # begins with x [b, ...], or a mapping of such, and the classes y [b]
@@ -30,6 +31,12 @@ def split(chunk: Chunk, rows: int) -> Iterator[tuple[Rows, Tensor]]:
     for start in range(0, len(y), rows):
         at = slice(start, start + rows)
         yield row_slice(x, at), y[at].long()
+
+
+def own_part(chunk: Chunk) -> tuple[Rows, Tensor]:
+    """What this process takes of a chunk, where several compute together."""
+    at = own(len(chunk[1]))
+    return row_slice(chunk[0], at), chunk[1][at]
 
 
 def check_chunk(chunk: Chunk) -> None:
