@@ -168,7 +168,8 @@ class Record:
         findings: One for each audit.
         references: For each reference model: kind, seed, key, hardware, and the seconds of the retrain alone.
         measures: Scalars taken where models were at hand.
-        split: "rows" (role or view to number of rows), "hash" and "classes" (how many).
+        split: "rows" (role or view to number of rows), "memory" (role or view to "in-memory" or "mapped"; not
+            in older records), "hash" and "classes" (how many).
         hashes: SHA-256 of "weights", of the "split", and of each file of evidence by its name in ``files``.
         files: "weights" and the evidence ("before", "after", "retrain[0]" ...) to path below the store.
         cards: Step or audit name to its card as data.

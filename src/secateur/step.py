@@ -19,7 +19,7 @@ from secateur import knobs
 from secateur.card import Card, name_of
 from secateur.data import ROLES, Role, View
 from secateur.errors import BrokenPromise, NotFinite, SecateurError, StepError, UsageError, told
-from secateur.network import copy_model
+from secateur.network import copy_model, is_finite, is_zeroed
 from secateur.record import StepTrace
 from secateur.run import Run
 from secateur.state import State
@@ -87,7 +87,7 @@ def apply(step: Step, state: State, run: Run) -> Applied:
         began = time.perf_counter()
         result = _take(step, name, handed, run)
         run.synchronize()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began + run.checkpoints.seconds
     return finish(step, state, handed, result, run, seconds=seconds, peak_bytes=peak[0])
 
 
@@ -264,8 +264,7 @@ def _check_masks(name: str, result: State) -> None:
                 f"expected masks of {name} to be boolean tensors in the shape of parameters, but "
                 f'"{key}" is not: True keeps a weight'
             )
-        pruned = weights[key].detach()[~mask]
-        if bool((pruned != 0).any()) or bool(torch.signbit(pruned).any()):
+        if not is_zeroed(weights[key], mask):
             raise BrokenPromise(
                 f'expected pruned weights to be +0.0 after {name}, but some of "{key}" are not: train with '
                 "optimize(), or end with state.pruned(masks)"
@@ -277,7 +276,7 @@ def _check_finite(name: str, model: nn.Module, before: nn.Module) -> None:
     known = dict(before.named_buffers())
     moved = {key: b for key, b in model.named_buffers() if key not in known or not torch.equal(b, known[key])}
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **moved}
-    bad = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    bad = [key for key, value in tensors.items() if not is_finite(value)]
     if bad:
         raise NotFinite(
             f"expected finite weights after {name}, but {bad[0]} holds NaN or infinity: lower lr, or set clip"

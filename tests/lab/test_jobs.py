@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -11,67 +10,10 @@ import pytest
 from secateur.errors import NotFinite, StepError, UsageError
 from secateur.lab import expand, run_grid
 
+from .conftest import OUTSIDE
 from .test_execute import tensors, told
 
 pytestmark = pytest.mark.slow  # each starts grids of several processes
-
-OUTSIDE = '''
-import os, signal, time
-from dataclasses import dataclass
-from pathlib import Path
-from secateur.card import Card
-
-@dataclass(frozen=True, kw_only=True)
-class Deadly:
-    """Kills its process, as often as there are words left in a file.
-
-    Attributes:
-        path: The file.
-    """
-
-    card = Card(summary="Kills its process.", paper="", data="none", version=1)
-    reads = frozenset()
-    path: str
-
-    def __call__(self, state, run):
-        words = Path(self.path).read_text().split()
-        Path(self.path).write_text(" ".join(words[1:]))
-        if words:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return state
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slow:
-    """Takes its time, and says who it is.
-
-    Attributes:
-        path: A folder.
-    """
-
-    card = Card(summary="Takes its time.", paper="", data="none", version=1)
-    reads = frozenset()
-    path: str
-
-    def __call__(self, state, run):
-        (Path(self.path) / str(os.getpid())).touch()
-        time.sleep(300)
-        return state
-'''
-
-
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def outside(tmp_path, monkeypatch):
-    """A module of somebody else's, where this process and its workers find it."""
-    (tmp_path / "outside.py").write_text(OUTSIDE)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    yield tmp_path
-    sys.modules.pop("outside", None)
 
 
 def events(store):
@@ -173,8 +115,8 @@ def _alive():
 def test_engines_and_jobs_that_are_not_there(cli, tiny, tmp_path, text, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.toml").write_text(text)
-    asked = cli("grid", "plan.toml", "--engine", "ray")
-    assert (asked.code, asked.err) == (2, 'secateur: no engine is called "ray", one of: local\n')
+    asked = cli("grid", "plan.toml", "--engine", "slurm")
+    assert (asked.code, asked.err) == (2, 'secateur: no engine is called "slurm", one of: local, ray\n')
     assert cli("grid", "plan.toml", "--jobs", "0").code == 2
     with pytest.raises(UsageError, match="expected at least one job, got 0"):
         run_grid(expand(tiny), tmp_path / "store", jobs=0)

@@ -42,6 +42,13 @@ class Shown:
         what = event["event"]
         if what == "start":
             self._runs = event["runs"]
+            if was := event["before"]:
+                say(
+                    f"secateur: {event['plan']} or its --set has changed since {was['since'][:16]}Z, when a "
+                    f"grid of it began that was stopped after {was['done']} of {was['runs']} runs: what that "
+                    "finished is kept, steps in common are not taken again, and the old plan can still be "
+                    "finished"
+                )
             if event["threads"]:
                 say(
                     f"secateur: the plan leaves threads open, so each of {event['jobs']} jobs takes "

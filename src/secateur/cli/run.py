@@ -40,6 +40,14 @@ DryRun = Annotated[
 ]
 
 
+Checkpoint = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint", metavar="MINUTES", min=0, help="keep a training that lasts longer, every so often"
+    ),
+]
+
+
 def run(
     plan: Plan,
     store: StoreAt = DEFAULT_STORE,
@@ -47,9 +55,11 @@ def run(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     report: PageAt = None,
+    checkpoint: Checkpoint = 10.0,
 ) -> None:
-    """Run one plan: train, prune, unlearn, judge."""
+    """Run one plan: train, prune, unlearn, judge. Under torchrun, in several processes together."""
     from secateur import lab
+    from secateur.ranks import joined, rank
 
     check_page(report)
     plans = _read(plan, sets)
@@ -57,8 +67,11 @@ def run(
         raise UsageError(f'"{plan}" has axes and stands for {len(plans)} runs: use "secateur grid {plan}"')
     if dry_run:
         return print_estimate(plans, store, as_json)
-    with bars() as progress:
-        record = lab.run_plan(plans[0], store, progress)
+    with joined():
+        with bars(hidden=rank() > 0) as progress:
+            record = lab.run_plan(plans[0], store, progress, checkpoint=60 * checkpoint)
+        if rank():
+            return None
     if as_json:
         out.print_json(record.to_json())
     else:
@@ -71,6 +84,7 @@ def run(
         )
         out.print(f"unlearned weights: {store}/{record.files['weights']}", markup=False, highlight=False)
     write_page_of([record], report)
+    return None
 
 
 def grid(
@@ -83,7 +97,11 @@ def grid(
     jobs: Annotated[
         int, typer.Option(min=1, help="how many steps at once, each in a process of its own")
     ] = 1,
-    engine: Annotated[str, typer.Option(help="where steps are taken")] = "local",
+    engine: Annotated[str, typer.Option(help="where steps are taken: local or ray")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="with --engine ray: the running cluster to join")
+    ] = None,
+    checkpoint: Checkpoint = 10.0,
 ) -> None:
     """Run every cell of a plan with axes; a failure does not stop the rest."""
     from secateur import lab
@@ -93,7 +111,17 @@ def grid(
     if dry_run:
         return print_estimate(plans, store, as_json)
     with live(jobs) as (progress, hear):
-        ended = lab.run_grid(plans, store, progress, engine=engine, jobs=jobs, hear=hear, source=str(plan))
+        ended = lab.run_grid(
+            plans,
+            store,
+            progress,
+            engine=engine,
+            jobs=jobs,
+            address=ray_address,
+            hear=hear,
+            source=str(plan),
+            checkpoint=60 * checkpoint,
+        )
     if ended.records:
         write_page_of(list(ended.records), report)
         print_records(list(ended.records), as_json)

@@ -39,6 +39,8 @@ DryRun = Annotated[
 ]
 PageAt = Annotated[Path | None, typer.Option("--report", help="also write the report page here")]
 DEFAULT_STORE = Path(".secateur")
+STOPPED = 130  # the exit code after Ctrl-C
+_STOPPED = "secateur: stopped; what was finished is in the store, and the same command goes on from there"
 
 
 def look_in(folder: str) -> None:
@@ -72,11 +74,8 @@ def say(text: str, *, bad: bool = False) -> None:
 
 
 @contextmanager
-def two_stops(code: int) -> Iterator[None]:
+def two_stops() -> Iterator[None]:
     """The first Ctrl-C is an exception, as ever; a second ends the process at once, whatever it waits for.
-
-    Args:
-        code: The exit code after a second.
 
     Yields:
         Nothing.
@@ -85,7 +84,8 @@ def two_stops(code: int) -> Iterator[None]:
     def second(*_: object) -> None:
         if err.is_terminal:
             err.show_cursor()  # bars hide it
-        os._exit(code)
+        os.write(2, f"{_STOPPED}\n".encode())  # by no object that the first may have left locked
+        os._exit(STOPPED)
 
     def first(*_: object) -> None:
         signal.signal(signal.SIGINT, second)  # for good: the way out has no place for a traceback either
@@ -101,9 +101,16 @@ def two_stops(code: int) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def say_stopped() -> None:
+    """Tell, once, that Ctrl-C has ended the command; one more has nothing to add."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
+    say(_STOPPED)
+
+
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Show bars while this lasts."""
+def bars(*, hidden: bool = False) -> Iterator[Bars]:
+    """Show bars while this lasts, unless another process shows them."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -112,7 +119,7 @@ def bars() -> Iterator[Bars]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True, disable=hidden or not err.is_terminal) as progress:
         yield Bars(progress)
 
 

@@ -246,15 +246,17 @@ class Bank:
         ]
         chunk = self._chunk(planned, members, alone)
         stacked = [digest({"alone": key, "together": chunk}) for key in alone]
-        missing = [
-            i
-            for i, keys in enumerate(zip(alone, stacked, strict=True))
-            if not any(store.has("steps", key) for key in keys)
-        ]
+
+        def absent(these: Iterable[int]) -> list[int]:
+            return [i for i in these if not any(store.has("steps", key) for key in (alone[i], stacked[i]))]
+
+        missing = absent(range(len(members)))
         label = f"{len(members)} x {planned.label}"
         with self.lab.progress.bar(label, len(missing)) as advance:
             for these in (missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)) if chunk else ():
-                self._train(planned, [members[i] for i in these], [stacked[i] for i in these], chunk)
+                with store.alone_with("steps", [stacked[i] for i in these], f"takes {label}"):
+                    if still := absent(these):
+                        self._train(planned, [members[i] for i in still], [stacked[i] for i in still], chunk)
                 advance(len(these))
             done = []
             for i, member in enumerate(members):
@@ -286,14 +288,15 @@ class Bank:
             "step": [planned.use, knobs.values(planned.step)],
             "pruned": any(member.link.masks != "dense" for member in members),
         })
-        if not self.lab.store.has("banks", key):
-            few = [self.lab.state(m.link, m.ground) for m in members[:AT_ONCE]]
-            why = obstacle(planned.step, few, self.ground.run)
-            chunk = 0 if why else best_chunk(planned.step, few, self.ground.run)
-            faster = speedup(planned.step, few, self.ground.run, chunk) if chunk > 1 else 1.0
-            chunk = chunk if faster > 1 else 0
-            told = {"chunk": chunk, "obstacle": why, "speedup": round(faster, 2)}
-            self.lab.store.put("banks", key, {CHUNK: json.dumps(told).encode()})
+        with self.lab.store.making("banks", key, "times the same training") as missing:
+            if missing:
+                few = [self.lab.state(m.link, m.ground) for m in members[:AT_ONCE]]
+                why = obstacle(planned.step, few, self.ground.run)
+                chunk = 0 if why else best_chunk(planned.step, few, self.ground.run)
+                faster = speedup(planned.step, few, self.ground.run, chunk) if chunk > 1 else 1.0
+                chunk = chunk if faster > 1 else 0
+                told = {"chunk": chunk, "obstacle": why, "speedup": round(faster, 2)}
+                self.lab.store.put("banks", key, {CHUNK: json.dumps(told).encode()})
         return int(json.loads(self.lab.store.read("banks", key, CHUNK))["chunk"])
 
     def _asked(self, kind: Kind, members: Sequence[_Member], rows: Any = None) -> list[Reference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import Counter
@@ -13,16 +14,21 @@ from types import TracebackType
 from typing import Protocol
 
 from secateur.errors import SecateurError, StepError, StoreError, UsageError, nearest
+from secateur.lab.checkpoints import EVERY
+from secateur.lab.cluster import Cluster
 from secateur.lab.execute import RECORD, Lab
-from secateur.lab.log import Event, Log
+from secateur.lab.locks import Maker, Waiting
+from secateur.lab.log import Event, Log, changed
 from secateur.lab.plan import Plan
-from secateur.lab.store import Store
+from secateur.lab.shared import store_at
+from secateur.lab.store import Store, digest
 from secateur.lab.tasks import Done, Grounds, Pending, Task, WorkerDied, perform
 from secateur.lab.workers import Workers, share
 from secateur.record import Record
 from secateur.run import Progress
 
 TRIES = 2  # of a task whose worker dies
+LOOK = 0.2  # seconds between two looks at steps that other grids take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +103,32 @@ class Here:
         pass
 
 
-def _local(plans: Sequence[Plan], lab: Lab, jobs: int) -> Engine:
+def _local(plans: Sequence[Plan], lab: Lab, jobs: int, address: str | None) -> Engine:
+    if address is not None:
+        raise UsageError(
+            f'expected no address for the engine "local", which stays on this machine, got "{address}": take '
+            "--engine ray, or leave --ray-address out"
+        )
     return Here(plans, lab) if jobs == 1 else Workers(plans, lab, jobs)
 
 
-# an engine of its own kind, such as a cluster, is one more line here
-ENGINES: dict[str, Callable[[Sequence[Plan], Lab, int], Engine]] = {"local": _local}
+# plans, lab, jobs and the address of a cluster; an engine of its own kind is one more line here
+ENGINES: dict[str, Callable[[Sequence[Plan], Lab, int, str | None], Engine]] = {
+    "local": _local,
+    "ray": Cluster,
+}
 
 
-def run_plan(plan: Plan, store: Path, progress: Progress | None = None) -> Record:
+def run_plan(
+    plan: Plan, store: Path, progress: Progress | None = None, *, checkpoint: float = EVERY
+) -> Record:
     """Run one plan.
 
     Args:
         plan: From ``lab.expand`` or ``lab.read_plan``.
         store: The folder of results; made where it is missing.
         progress: Where to show how far it has come.
+        checkpoint: Seconds between checkpoints of a training that lasts longer.
 
     Returns:
         Its record.
@@ -119,7 +136,7 @@ def run_plan(plan: Plan, store: Path, progress: Progress | None = None) -> Recor
     Raises:
         SecateurError: Anything that stands in ``secateur.errors``; what was finished is in the store.
     """
-    return Lab(Store(store), progress).run(plan)
+    return Lab(store_at(store), progress, checkpoint).run(plan)
 
 
 def run_grid(
@@ -129,8 +146,10 @@ def run_grid(
     *,
     engine: str = "local",
     jobs: int = 1,
+    address: str | None = None,
     hear: Callable[[Event], None] | None = None,
     source: str = "the plan",
+    checkpoint: float = EVERY,
 ) -> Ended:
     """Run every plan of a grid; a failure does not stop the others.
 
@@ -141,14 +160,16 @@ def run_grid(
         engine: Where steps are taken; see ``ENGINES``.
         jobs: How many at once. More than one share the threads that torch would use, where the plan does not
             say ``threads``; that number is part of a run's key.
+        address: Of a Ray cluster to join, as ``host:port``; None: what the engine starts itself.
         hear: Called with every event of the log.
         source: The plan's name, for the log.
+        checkpoint: Seconds between checkpoints of a training that lasts longer.
 
     Returns:
         Records and failures.
 
     Raises:
-        UsageError: There is no such engine, or no job.
+        UsageError: There is no such engine, or no job, or nothing at the address.
         StoreError: The store cannot be written or believed: then no other run could be kept either.
     """
     if engine not in ENGINES:
@@ -160,13 +181,16 @@ def run_grid(
         replace(plan, settings=replace(plan.settings, threads=plan.settings.threads or shared))
         for plan in plans
     ]
-    lab = Lab(Store(store), progress)
+    lab = Lab(Store(store), progress, checkpoint)
+    place = ENGINES[engine](plans, lab, jobs, address)
     lab.store.ready()
-    about = {"plan": source, "pid": os.getpid(), "host": platform.node(), "runs": len(plans)}
+    content = digest(json.dumps([plan.table for plan in plans], sort_keys=True).encode())
+    about = {"plan": source, "content": content, "pid": os.getpid(), "host": platform.node()}
+    about |= {"runs": len(plans), "before": changed(store, source, content)}
     with lab.progress.bar("runs", len(plans)) as advance, Log(store, hear) as log:
         log("start", **about, engine=engine, jobs=jobs, threads=shared)
         grid = _Grid(plans, lab, log, advance)
-        with ENGINES[engine](plans, lab, jobs) as place:
+        with place:
             grid.run(place)
     records = (lab.store.read("runs", key, RECORD) for _, key in sorted(grid.finished.items()))
     return Ended(
@@ -187,15 +211,23 @@ class _Grid:
         self._grounds, self._log, self._advance = Grounds(lab), log, advance
         self._failed: dict[str, SecateurError] = {}
         self._deaths: Counter[str] = Counter()
+        self._store = lab.store
+        self._passed: list[tuple[Waiting, Maker]] = []  # steps that are due, and that other grids take
+        self._waits: dict[str, Waiting] = {}
 
     def run(self, engine: Engine) -> None:
         """Hand out what is due until nothing is."""
         running: dict[Future[Done], Task] = {}
         while self._open or running:
+            self._passed.clear()
             while len(running) < engine.places and (task := self._next({t.key for t in running.values()})):
                 self._log("began", key=task.key, label=task.label, run=task.run)
                 running[engine.submit(task)] = task
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            if self._passed and not running:
+                waiting, maker = self._passed[0]
+                waiting.pause(maker, LOOK)
+            look = LOOK if self._passed else None
+            for future in wait(running, look, return_when=FIRST_COMPLETED).done:
                 self._settle(running.pop(future), future)
 
     def _next(self, running: set[str]) -> Task | None:
@@ -210,9 +242,19 @@ class _Grid:
                 continue
             if failed := next((task for key, task in due.items() if key in self._failed), None):
                 self._fail(number, self._failed[failed.key], failed)
-            elif task := next((task for key, task in due.items() if key not in running), None):
-                return task
+                continue
+            for task in due.values():
+                if task.key not in running and not self._taken_elsewhere(task):
+                    return task
         return None
+
+    def _taken_elsewhere(self, task: Task) -> bool:
+        """Whether another grid takes a step now: then what nobody takes comes first."""
+        maker = self._store.maker("steps", task.key) if task.steps is not None else None
+        if maker is not None:
+            waiting = self._waits.setdefault(task.key, Waiting(f'takes the step "{task.label}"'))
+            self._passed.append((waiting, maker))
+        return maker is not None
 
     def _settle(self, task: Task, future: Future[Done]) -> None:
         """Note how a task ended; one whose worker died is due again."""

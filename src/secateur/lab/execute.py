@@ -23,6 +23,7 @@ from secateur.audit import judge
 from secateur.card import name_of
 from secateur.errors import SecateurError, StoreError
 from secateur.evidence import Evidence, Reference
+from secateur.lab.checkpoints import EVERY, Keeper
 from secateur.lab.duplicates import duplicates
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, identity, step_key
@@ -47,13 +48,15 @@ class Lab:
     Args:
         store: Where results are kept.
         progress: Where to show how far a step has come.
+        checkpoint: Seconds between checkpoints of a training that lasts longer.
 
     Attributes:
         taken: Names of the steps that were really taken, in order.
     """
 
-    def __init__(self, store: Store, progress: Progress | None = None) -> None:
+    def __init__(self, store: Store, progress: Progress | None = None, checkpoint: float = EVERY) -> None:
         self.store = store
+        self.checkpoint = checkpoint
         self.progress = progress or Silent()
         self.taken: list[str] = []
         self._loaded = Loaded(self.progress)
@@ -95,7 +98,12 @@ class Lab:
         asked = [before, links[-1], *(link for link, _ in retrained)]
         evidence = all(self.store.has("outputs", _outputs_key(link, ground.split)) for link in asked)
         if not evidence or not self.store.has("runs", key):  # what lost its evidence could not be audited
-            self._judge(key, plan, ground, links, traces, before, retrained)
+            for link in asked:
+                self.outputs(link, ground)
+            judging = self.store.making("runs", key, "judges the same run")
+            with judging as missing, self.store.first() as first:
+                if missing and first:
+                    self._judge(key, plan, ground, links, traces, before, retrained)
         self.store.read("runs", key, WEIGHTS)  # verifies them: the record says where they lie
         return Record.from_json(self.store.read("runs", key, RECORD).decode())
 
@@ -174,14 +182,23 @@ class Lab:
         """
         seed = ground.run.seed if planned.seed is None else planned.seed
         key = step_key(ground.root, link, planned, ground.split, seed)
-        if not self.store.has("steps", key):
-            run = replace(ground.run, seed=seed, progress=_Named(self.progress, planned.label))
-            done = self._apply(key, planned, self.state(link, ground), run)
-            self.keep(key, done, run)
-            self.taken.append(planned.use)
+        with self.store.making("steps", key, f'takes the step "{planned.label}"') as missing:
+            if missing:
+                self._take(key, planned, self.state(link, ground), replace(ground.run, seed=seed))
         meta = json.loads(self.store.read("steps", key, META))
         after = Link(key=key, masks=meta["masks"], depth=meta["depth"])
         return after, replace(read_trace(meta["trace"]), label=planned.label)
+
+    def _take(self, key: str, planned: PlannedStep, state: State, run: Run) -> None:
+        keeper = Keeper(self.store, key, self.checkpoint)
+        run = replace(run, progress=_Named(self.progress, planned.label), checkpoints=keeper)
+        try:
+            done = self._apply(key, planned, state, run)
+        finally:
+            keeper.closed()
+        self.keep(key, done, run)
+        self.taken.append(planned.use)
+        keeper.finished()
 
     def _apply(self, key: str, planned: PlannedStep, state: State, run: Run) -> Applied:
         """Take a step; one that has failed is not tried again for every plan that it is part of."""
@@ -189,6 +206,8 @@ class Lab:
             raise self._failed[key]
         try:
             return apply(planned.step, state, run)
+        except StoreError:  # of a checkpoint: the step has not failed
+            raise
         except SecateurError as error:
             error.add_note(f'in the step "{planned.label}"')
             self._failed[key] = error
@@ -252,9 +271,10 @@ class Lab:
         split = split or ground.split
         key = _outputs_key(link, split)
         if key not in self._said:
-            if not self.store.has("outputs", key):
-                said = observe(self.state(link, ground).model, split, ground.run)
-                self.store.put("outputs", key, {OUTPUTS: pack_outputs(said)})
+            with self.store.making("outputs", key, "asks the same model about the same rows") as missing:
+                if missing:
+                    said = observe(self.state(link, ground).model, split, ground.run)
+                    self.store.put("outputs", key, {OUTPUTS: pack_outputs(said)})
             self.store.read("outputs", key, OUTPUTS)  # verifies it
             self._said[key] = load_outputs(self.store.path("outputs", key) / OUTPUTS)
             _forget_oldest(self._said, 64)
@@ -308,6 +328,7 @@ class Lab:
             measures=evidence.measures,
             split={
                 "rows": {name: len(view) for name, view in split.items()},
+                "memory": {name: view.memory for name, view in split.items()},
                 "hash": split.hash,
                 "classes": split.classes,
                 "file": f"splits/{split.hash}/{ROWS}",

@@ -134,6 +134,29 @@ def status(store: Path) -> list[GridStatus]:
     return found
 
 
+def changed(store: Path, plan: str, content: str) -> dict[str, Any] | None:
+    """What the last grid of a plan did, where it was stopped, and the plan was another one then.
+
+    Args:
+        store: The folder of results; may be missing.
+        plan: The plan's name.
+        content: Digest of all its runs.
+
+    Returns:
+        "since" when, how many "runs" it had, how many were "done"; else None.
+    """
+    for path in sorted((store / FOLDER).glob("*.jsonl"), reverse=True):
+        events = _read(path)
+        if not events or events[0]["event"] != "start" or events[0]["plan"] != plan:
+            continue
+        told = _told(events, path)
+        finished = events[-1].get("why") == "finished"
+        same = events[0].get("content", content) == content  # logs of before told no content
+        going = told.alive is not False and events[-1]["event"] != "end"
+        return None if finished or same or going else {n: getattr(told, n) for n in ("since", "runs", "done")}
+    return None
+
+
 def _told(events: list[dict[str, Any]], path: Path) -> GridStatus:
     start, ends = events[0], ("done", "died", "failed")
     running: dict[str, Step] = {}

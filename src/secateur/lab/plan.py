@@ -13,6 +13,7 @@ from secateur.audit import Audit
 from secateur.errors import UsageError
 from secateur.knobs import Seed
 from secateur.lab.request import Request
+from secateur.mapped import Memory
 from secateur.run import Run
 from secateur.step import Step
 from secateur.zoo.poison import Poison
@@ -32,10 +33,21 @@ class Settings:
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     compile: bool = False
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    recompute: bool = False
+    batchnorm: Literal["local", "sync"] = "local"
 
     def run(self) -> Run:
         """The run that these settings ask for."""
-        run = Run(seed=self.seed, device=self.device, precision=self.precision, compile=self.compile)
+        run = Run(
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+            accumulate=self.accumulate,
+            recompute=self.recompute,
+            batchnorm=self.batchnorm,
+        )
         if run.where.type not in ("cpu", "cuda"):
             raise UsageError(
                 f'expected device "auto", "cpu" or "cuda", got "{self.device}": no other is tested'
@@ -54,6 +66,8 @@ class DataPlan:
         forget: The request.
         holdout: Share, or rows, that no step sees.
         poison: What is done to some of the training rows before anyone asks to forget them.
+        memory: Whether rows are read into memory, or stay where they are until they are drawn.
+        workers: Processes that read those that stay; None: as ``Split.of`` says.
         seed: Of the sample that a limit takes, of the holdout, of poison and of random requests; apart from
             the plan's seed, so that all seeds face one request.
     """
@@ -64,6 +78,8 @@ class DataPlan:
     forget: Request
     holdout: float | tuple[int, ...] = 0.0
     poison: Poison | None = None
+    memory: Memory = "auto"
+    workers: int | None = None
     seed: int = 0
 
 
@@ -99,7 +115,7 @@ class Plan:
     """A whole experiment, checked.
 
     Attributes:
-        settings: Seed, device, precision, threads, compile.
+        settings: Seed, device, precision, and the other plain values.
         data: Which data, and which of it is forgotten.
         model: Which network.
         steps: In order.

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from secateur import knobs
 from secateur.card import name_of
@@ -125,7 +124,8 @@ class Loaded:
     def _collection(self, data: DataPlan) -> _Rows:
         # without a limit nothing is drawn: one copy of the rows serves all seeds
         drawn = data.knobs.get("limit", ...) is not None
-        key = f"{data.use} {sorted((k, v) for k, v in data.knobs.items() if drawn or k != 'seed')}"
+        kept = data.memory, data.workers
+        key = f"{data.use} {sorted((k, v) for k, v in data.knobs.items() if drawn or k != 'seed')} {kept}"
         if key not in self._collections:
             shown = (
                 {"progress": self._progress} if "progress" in inspect.signature(data.call).parameters else {}
@@ -142,12 +142,13 @@ class Loaded:
                         f'expected `{part}` of "{data.use}" as (x, y) or a map-style data set, got a tuple '
                         f"of {len(pair)}"
                     )
-            train = Table.read(*_pair(made.train), what="the training data", ids=made.ids)
+            read = functools.partial(Table.read, memory=data.memory, workers=data.workers)
+            train = read(*_pair(made.train), what="the training data", ids=made.ids)
             if not len(train.y):
                 raise DataError(f'expected training rows from "{data.use}", got none: nothing can be trained')
             unseen = {}
             if made.test is not None:
-                unseen["test"] = Table.read(*_pair(made.test), what="the test data", ids=made.test_ids)
+                unseen["test"] = read(*_pair(made.test), what="the test data", ids=made.test_ids)
             columns = _columns(made, len(train.y), data.use)
             self._collections[key] = _Rows(_light(made), train, unseen, columns)
         return self._collections[key]
@@ -207,7 +208,8 @@ class _Rows(NamedTuple):
 
 def _named(data: DataPlan) -> str:
     """All but what is done with the rows."""
-    return f"{data.use} {sorted(data.knobs.items())} {data.holdout} {data.seed}"
+    kept = data.memory, data.workers
+    return f"{data.use} {sorted(data.knobs.items())} {data.holdout} {data.seed} {kept}"
 
 
 def _held(data: DataPlan, train: Table, without: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -250,7 +252,7 @@ def _columns(made: Collection, n: int, use: str) -> dict[str, NDArray[Any]]:
 def _told(rows: _Rows, split: Split) -> dict[str, Any]:
     """What the data tells a network that takes it: see ``lab.read.TOLD``."""
     told: dict[str, Any] = {"classes": split.classes}
-    if isinstance(x := rows.train.x, Tensor) and x.ndim == 4:
+    if not isinstance(x := rows.train.x, Mapping) and x.ndim == 4:
         told["channels"] = x.shape[1]
         if x.shape[2] == x.shape[3]:
             told["size"] = x.shape[2]

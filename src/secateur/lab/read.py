@@ -28,6 +28,7 @@ from secateur.lab.plan import (
     Table,
 )
 from secateur.lab.request import read_request
+from secateur.mapped import Memory
 from secateur.zoo.poison import read_poison
 
 # the data sets and networks that plans call by name; an address names one from outside
@@ -272,15 +273,17 @@ def _knobs(
 
 
 def _data(table: Table) -> DataPlan:
-    ours = ("forget", "holdout", "poison", "seed", "use")
+    ours = ("forget", "holdout", "memory", "poison", "seed", "use", "workers")
     faults = _Faults()
     fields: dict[str, Any] = {}
     with faults.collecting():
         call = fields["call"] = _function(table, DATASETS, "data")
-        own = {key: value for key, value in table.items() if key not in ours}
+        # a function may ask how rows are to be held, and with how many processes
+        both = {"memory", "workers"} & set(knobs.names(call))
+        own = {key: value for key, value in table.items() if key not in ours or key in both}
         fields["knobs"] = _knobs(own, call, ours, "data")
     with faults.collecting():
-        given = {key: table[key] for key in ("holdout", "seed") if key in table}
+        given = {key: table[key] for key in ("holdout", "memory", "seed", "workers") if key in table}
         fields |= knobs.parse(_Held, given, where="data")
         if "knobs" in fields and "seed" in knobs.names(fields["call"]):
             fields["knobs"] |= {"seed": fields.get("seed", 0)}
@@ -300,6 +303,8 @@ def _data(table: Table) -> DataPlan:
 @dataclass(frozen=True, kw_only=True)
 class _Held:
     holdout: Annotated[float, Field(ge=0, lt=1)] | tuple[Annotated[int, Field(ge=0)], ...] = 0.0
+    memory: Memory = "auto"
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     seed: Seed = 0
 
 

@@ -24,6 +24,7 @@ import torch
 from secateur import errors
 from secateur.allocator import keep_freed_memory
 from secateur.errors import SecateurError
+from secateur.lab.ending import ending
 from secateur.lab.execute import Lab
 from secateur.lab.plan import Plan
 from secateur.lab.read import read_plan
@@ -44,6 +45,35 @@ def share(jobs: int) -> int:
     return max(1, torch.get_num_threads() // jobs)
 
 
+def blas(jobs: int) -> dict[str, str]:
+    """The environment in which each of some workers has its share of threads from the start."""
+    return dict.fromkeys(_BLAS, str(share(jobs)))
+
+
+def brief(plans: Sequence[Plan], store: Path, checkpoint: float) -> dict[str, Any]:
+    """What a worker must know before its first task, JSON-like.
+
+    Args:
+        plans: Of the grid.
+        store: Its folder of results, as the worker is to call it.
+        checkpoint: Seconds between checkpoints of a training.
+
+    Returns:
+        What ``Serving`` is made from.
+    """
+    return {
+        "store": str(store),
+        "plans": [plan.table for plan in plans],
+        "threads": [plan.settings.threads for plan in plans],
+        "checkpoint": checkpoint,
+    }
+
+
+def read_answer(told: dict[str, Any]) -> Done | SecateurError:
+    """What ``Serving.do`` told, as the grid knows it."""
+    return _raised(**told) if "error" in told else Done(key=told["key"], taken=tuple(told["taken"]))
+
+
 class Workers:
     """Engine: as many processes as there are jobs, each started when it is first needed.
 
@@ -59,12 +89,8 @@ class Workers:
     def __init__(self, plans: Sequence[Plan], lab: Lab, jobs: int) -> None:
         self.places = jobs
         self._progress = lab.progress
-        self._setup = {
-            "store": str(lab.store.root),
-            "plans": [plan.table for plan in plans],
-            "threads": [plan.settings.threads for plan in plans],
-        }
-        self._environment = os.environ | dict.fromkeys(_BLAS, str(share(jobs)))
+        self._setup = brief(plans, lab.store.root, lab.checkpoint)
+        self._environment = os.environ | blas(jobs)
         self._pool = ThreadPoolExecutor(jobs)
         self._all: list[_Worker] = []
         self._idle: list[_Worker] = []
@@ -143,10 +169,8 @@ class _Worker:
             assert self.process.stdout is not None
             for line in self.process.stdout:
                 told = json.loads(line)
-                if "key" in told:
-                    return Done(key=told["key"], taken=tuple(told["taken"]))
-                if "error" in told:
-                    return _raised(**told)
+                if "key" in told or "error" in told:
+                    return read_answer(told)
                 shown.hear(told)
         except BrokenPipeError:
             pass
@@ -196,9 +220,9 @@ def serve() -> None:
     keep_freed_memory()
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that folders are put away
     try:
-        _serve(lines, answers)
+        with ending():
+            _serve(lines, answers)
     except SystemExit:
         pass
     except BaseException:
@@ -217,18 +241,40 @@ def _serve(lines: queue.SimpleQueue[str], answers: IO[str]) -> None:
     def answer(**told: Any) -> None:
         answers.write(json.dumps(told) + "\n")
 
-    setup = json.loads(lines.get())
-    lab = Lab(Store(Path(setup["store"])), _Told(answer))
+    serving = Serving(json.loads(lines.get()), _Told(answer))
     while True:
-        task = Task(**json.loads(lines.get()))
+        answer(**serving.do(json.loads(lines.get())))
+
+
+class Serving:
+    """Does tasks as they come, one after the other, with one lab.
+
+    Args:
+        setup: From ``brief``.
+        progress: Where to show how far a step has come.
+    """
+
+    def __init__(self, setup: dict[str, Any], progress: Progress | None = None) -> None:
+        self._plans, self._threads = setup["plans"], setup["threads"]
+        self._lab = Lab(Store(Path(setup["store"])), progress, setup["checkpoint"])
+
+    def do(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Do a task.
+
+        Args:
+            asked: The fields of a ``Task``.
+
+        Returns:
+            JSON-like, for ``read_answer``: what it left, or what it raised.
+        """
+        task = Task(**asked)
         try:
-            plan = read_plan(setup["plans"][task.run - 1])
-            plan = replace(plan, settings=replace(plan.settings, threads=setup["threads"][task.run - 1]))
-            done = perform(task, plan, lab)
+            plan = read_plan(self._plans[task.run - 1])
+            plan = replace(plan, settings=replace(plan.settings, threads=self._threads[task.run - 1]))
+            done = perform(task, plan, self._lab)
         except SecateurError as error:
-            answer(error=_kind(error), text=str(error), notes=getattr(error, "__notes__", []))
-        else:
-            answer(key=done.key, taken=done.taken)
+            return {"error": _kind(error), "text": str(error), "notes": getattr(error, "__notes__", [])}
+        return {"key": done.key, "taken": done.taken}
 
 
 class _Told:
