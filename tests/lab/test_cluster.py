@@ -143,33 +143,41 @@ def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, c
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     asked = ["--num-cpus=2", "--include-dashboard=false", "--object-store-memory=100000000", "--block"]
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        open(tmp_path / "head.txt", "w") as printed,
+    ):
         asked += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
         quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
         head = subprocess.Popen(
             [*ray, "start", "--head", *asked],
             env=quiet,
             cwd="/",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
         )
         try:
             address = f"127.0.0.1:{port}"
             status = [*ray, "status", "--address", address]
-            until(lambda: subprocess.run(status, capture_output=True, check=False).returncode == 0, 120)
+
+            def answers():
+                assert head.poll() is None, (tmp_path / "head.txt").read_text()
+                return subprocess.run(status, capture_output=True, check=False).returncode == 0
+
+            until(answers, 300)
             (tmp_path / "outside.py").write_text(OUTSIDE.replace("time.sleep(300)", ""))
             (tmp_path / "workers").mkdir()
             slow_step = f'{{ use = "outside:Slow", path = "{tmp_path / "workers"}" }}'
             (tmp_path / "plan.toml").write_text(text + f"[grid]\nunlearn = [{slow_step}]\nseed = [0, 1]\n")
             words = ("grid", "plan.toml", "--engine", "ray", "--ray-address", address)
             crowded = command(*words, "--jobs", "3", cwd=tmp_path)
-            out, err = crowded.communicate(timeout=200)
+            out, err = crowded.communicate(timeout=400)
             assert (crowded.returncode, out) == (2, ""), err
             assert err.count("\n") == 1
             assert "expected room for 3 jobs of 1 CPU each" in err
             assert "got room for 2" in err
             joined = command(*words, "--jobs", "2", "--json", cwd=tmp_path)
-            out, err = joined.communicate(timeout=200)
+            out, err = joined.communicate(timeout=400)
             assert joined.returncode == 0, err
             assert out.startswith("[")
             assert 'done "judge" of run 2 of 2' in err
