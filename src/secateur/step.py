@@ -239,8 +239,9 @@ def _settle(model: nn.Module, wanted: dict[str, bool]) -> None:
         p.grad = None
         p.requires_grad_(wanted.get(key, p.requires_grad))
     for value in itertools.chain(model.parameters(), model.buffers()):
-        if not value.is_contiguous():
-            value.data = value.data.contiguous()
+        # `contiguous` alone leaves the strides of channels last where one channel makes both layouts the same,
+        # and kernels go by the strides: what was at hand would round otherwise than what the store holds
+        value.data = value.data.to(memory_format=torch.contiguous_format).contiguous()
 
 
 def _check_architecture(name: str, result: State, state: State, run: Run) -> None:
