@@ -239,7 +239,7 @@ def _settle(model: nn.Module, wanted: dict[str, bool]) -> None:
         p.grad = None
         p.requires_grad_(wanted.get(key, p.requires_grad))
     for value in itertools.chain(model.parameters(), model.buffers()):
-        # `contiguous` alone leaves the strides of channels last where one channel makes both layouts the same,
+        # `contiguous` alone leaves the strides of channels last where one channel makes both layouts alike,
         # and kernels go by the strides: what was at hand would round otherwise than what the store holds
         value.data = value.data.to(memory_format=torch.contiguous_format).contiguous()
 

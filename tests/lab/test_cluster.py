@@ -137,7 +137,11 @@ def test_ctrl_c_stops_ray_too(command, tmp_path, text, marked, stops):
 
 @slow
 @pytest.mark.usefixtures("one_ray")
-def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, capfd):
+def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv(
+        "RAY_AUTH_TOKEN", "a" * 64
+    )  # "ray start" takes it without being told, "ray status" does not
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,14 +166,23 @@ def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, c
 
             def answers():
                 assert head.poll() is None, (tmp_path / "head.txt").read_text()
-                return subprocess.run(status, capture_output=True, check=False).returncode == 0
+                asked = subprocess.run(
+                    status, env=os.environ | {"RAY_AUTH_MODE": "token"}, capture_output=True, check=False
+                )
+                return asked.returncode == 0
 
-            until(answers, 300)
+            until(answers, 150)
             (tmp_path / "outside.py").write_text(OUTSIDE.replace("time.sleep(300)", ""))
             (tmp_path / "workers").mkdir()
             slow_step = f'{{ use = "outside:Slow", path = "{tmp_path / "workers"}" }}'
             (tmp_path / "plan.toml").write_text(text + f"[grid]\nunlearn = [{slow_step}]\nseed = [0, 1]\n")
             words = ("grid", "plan.toml", "--engine", "ray", "--ray-address", address)
+            with monkeypatch.context() as stranger:
+                stranger.setenv("RAY_AUTH_TOKEN", "b" * 64)
+                refused = command(*words, cwd=tmp_path)
+            out, err = refused.communicate(timeout=200)
+            assert (refused.returncode, out) == (2, ""), err
+            assert "it asks for a token, and the one here is another or none: set RAY_AUTH_TOKEN" in err
             crowded = command(*words, "--jobs", "3", cwd=tmp_path)
             out, err = crowded.communicate(timeout=400)
             assert (crowded.returncode, out) == (2, ""), err
@@ -182,7 +195,7 @@ def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, c
             assert out.startswith("[")
             assert 'done "judge" of run 2 of 2' in err
             assert head.poll() is None
-            assert subprocess.run(status, capture_output=True, check=False).returncode == 0
+            assert answers()
             assert any("raylet" in line for line in marked())
         finally:
             head.terminate()

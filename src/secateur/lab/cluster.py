@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +29,7 @@ ANSWERS, SPEAKS = 5.0, 20.0  # seconds for an address to take a connection; for 
 _MEMORY = 10**8  # bytes of Ray's own store: keys and plan tables
 # Ray prints to standard output when an actor dies, where --json writes; the second hides that
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+_MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 class Cluster:
@@ -222,13 +224,15 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=ANSWERS).close()
         asked = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-        subprocess.run(asked, timeout=SPEAKS, check=True, capture_output=True, env=os.environ | _QUIET)
+        subprocess.run(asked, timeout=SPEAKS, check=True, capture_output=True, env=os.environ | _settings())
     except (OSError, subprocess.SubprocessError) as error:
         why = (
             getattr(error, "strerror", None) or "something else than Ray, or another version of it, is there"
         )
         if isinstance(error, TimeoutError):
             why = f"no answer within {ANSWERS:.0f} s"
+        elif b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
+            why = f"it asks for a token, and the one here is another or none: set {_TOKEN}"
         raise UsageError(
             f'expected a Ray cluster at "{address}", got none ({why}): see that it runs and can be reached '
             "from here, or leave --ray-address out to start Ray on this machine"
@@ -244,17 +248,24 @@ def _why(error: Any) -> str:
     return lines[-1].partition(". ")[0].rstrip(".")
 
 
+def _settings() -> dict[str, str]:
+    """What Ray is to read: quiet, and with the user's token where there is one, as "ray start" takes it."""
+    own = Path.home() / ".ray" / "auth_token"
+    has = os.environ.get(_TOKEN) or Path(os.environ.get(_TOKEN_PATH, own)).is_file()
+    return _QUIET | ({_MODE: "token"} if has and _MODE not in os.environ else {})
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Ray's settings, for as long as it is imported or started."""
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
+    before = {name: os.environ.get(name) for name in (*_QUIET, _MODE)}  # Ray sets the mode itself, too
+    os.environ.update(_settings())
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
