@@ -139,9 +139,8 @@ def test_ctrl_c_stops_ray_too(command, tmp_path, text, marked, stops):
 @pytest.mark.usefixtures("one_ray")
 def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    monkeypatch.setenv(
-        "RAY_AUTH_TOKEN", "a" * 64
-    )  # "ray start" takes it without being told, "ray status" does not
+    # "ray start" takes the token that is there without being told; "ray status" and joining do not
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

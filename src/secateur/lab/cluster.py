@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -232,7 +231,7 @@ def _knock(address: str) -> None:
         if isinstance(error, TimeoutError):
             why = f"no answer within {ANSWERS:.0f} s"
         elif b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
-            why = f"it asks for a token, and the one here is another or none: set {_TOKEN}"
+            why = f"it asks for a token, and the one here is another or none: set {_TOKEN}, and no other {_MODE}"
         raise UsageError(
             f'expected a Ray cluster at "{address}", got none ({why}): see that it runs and can be reached '
             "from here, or leave --ray-address out to start Ray on this machine"
@@ -250,8 +249,8 @@ def _why(error: Any) -> str:
 
 def _settings() -> dict[str, str]:
     """What Ray is to read: quiet, and with the user's token where there is one, as "ray start" takes it."""
-    own = Path.home() / ".ray" / "auth_token"
-    has = os.environ.get(_TOKEN) or Path(os.environ.get(_TOKEN_PATH, own)).is_file()
+    own = os.path.expanduser("~/.ray/auth_token")
+    has = os.environ.get(_TOKEN) or os.path.isfile(os.environ.get(_TOKEN_PATH, own))
     return _QUIET | ({_MODE: "token"} if has and _MODE not in os.environ else {})
 
 
