@@ -181,7 +181,7 @@ def test_a_cluster_is_joined_and_left_running(command, tmp_path, text, marked, m
                 refused = command(*words, cwd=tmp_path)
             out, err = refused.communicate(timeout=200)
             assert (refused.returncode, out) == (2, ""), err
-            assert "it asks for a token, and the one here is another or none: set RAY_AUTH_TOKEN" in err
+            assert "it asks for a token, and here is another or none: set RAY_AUTH_TOKEN" in err
             crowded = command(*words, "--jobs", "3", cwd=tmp_path)
             out, err = crowded.communicate(timeout=400)
             assert (crowded.returncode, out) == (2, ""), err

@@ -231,7 +231,7 @@ def _knock(address: str) -> None:
         if isinstance(error, TimeoutError):
             why = f"no answer within {ANSWERS:.0f} s"
         elif b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
-            why = f"it asks for a token, and the one here is another or none: set {_TOKEN}, and no other {_MODE}"
+            why = f"it asks for a token, and here is another or none: set {_TOKEN}, and no other {_MODE}"
         raise UsageError(
             f'expected a Ray cluster at "{address}", got none ({why}): see that it runs and can be reached '
             "from here, or leave --ray-address out to start Ray on this machine"
