@@ -36,6 +36,7 @@ class Flat:
                     f"of shape {tuple(mask.shape)}: it says of each weight whether it may move"
                 )
             self.places[name] = mask.flatten().nonzero()[:, 0].to(value.device)
+        self.device = next(iter(self.places.values())).device
         self.sizes = [len(place) for place in self.places.values()]
         if not sum(self.sizes):
             raise UsageError(
@@ -47,8 +48,13 @@ class Flat:
         return sum(self.sizes)
 
     def pack(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """One vector [m]."""
-        return torch.cat([vectors[name].flatten()[place] for name, place in self.places.items()])
+        """One vector [m]; of stacked ones [..., *shape], vectors [..., m]."""
+        return torch.cat([self._pick(name, vectors[name]) for name in self.places], -1)
+
+    def _pick(self, name: str, value: Tensor) -> Tensor:
+        place = self.places[name]
+        flat = value.reshape(*value.shape[: value.ndim - self._like[name].ndim], -1)
+        return flat if len(place) == flat.shape[-1] else flat[..., place]
 
     def unpack(self, flat: Tensor) -> dict[str, Tensor]:
         """Name to tensors; what is masked is exactly +0.0."""

@@ -35,8 +35,8 @@ class Influence:
             "diagonal" the diagonal of the GGN. The last two do not look at ``curvature``.
         tolerance: Relative residual at which "cg" stops.
         products: Products with C that "cg" takes at most; the trace tells the residual that it reached.
-        rank: Rows of which "cg" keeps a gradient each, to need fewer products where damping is small: a
-            preconditioner, so the solution is the same to ``tolerance``. 0: none.
+        rank: Gradients that "cg" keeps, to need fewer products where damping is small: a preconditioner, so
+            the solution is the same to ``tolerance``. 0: none; above ``rows``: several of each row.
     """
 
     card: ClassVar[Card] = Card(
