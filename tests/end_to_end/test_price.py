@@ -1,0 +1,78 @@
+"""The price of not having the oracle, from tuning to the table, against the same sums by hand."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from secateur import lab
+from secateur.report.rows import MEASURES
+
+TOOLS = Path(__file__).parents[2] / "tools"
+PLAN = """
+threads = 1
+data = { use = "digits", test = 0.7, holdout = 0.2, noise = 0.05, forget = { how = "class", classes = [3] } }
+model = { use = "small-cnn", width = 4 }
+[[step]]
+use = "train"
+epochs = 3
+batch = 64
+lr = 0.2
+[[step]]
+use = "fine-tune"
+as = "unlearn"
+[[audit]]
+use = "accuracy"
+[[audit]]
+use = "mia-efficacy"
+[tune]
+trials = 2
+"fine-tune.lr" = { low = 1e-3, high = 1e-1, log = true }
+"l1-sparse.gamma" = { low = 1e-4, high = 1e-2, log = true }
+[grid]
+seed = [0, 1]
+unlearn = [
+  { use = "retrain", epochs = 3, batch = 64, lr = 0.2 },
+  { use = "fine-tune", as = "fine-tune", epochs = 1, batch = 64 },
+  { use = "l1-sparse", as = "l1-sparse", epochs = 1, batch = 64 },
+]
+"""
+
+
+def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    price = importlib.import_module("price")
+    store, by_hand, asked = tmp_path / "store", {}, [str(tmp_path / "store"), str(tmp_path / "out")]
+    for side in price.SIDES:
+        table = tomllib.loads(PLAN)
+        table["tune"]["by"] = side
+        (chosen,) = lab.tuned_plans(lab.tune_plan(table, store))
+        path = tmp_path / f"{side}.toml"
+        path.write_text(lab.to_toml(chosen))
+        ended = lab.run_grid(lab.expand(lab.load(path)), store)
+        assert not ended.failures
+        asked += [f"--{side}", str(path)]
+        four = {
+            (record.method, record.plan["seed"]): [record.estimate(name).value for name in MEASURES]
+            for record in ended.records
+        }
+        middle = [sum(pair) / 2 for pair in zip(four["retrain", 0], four["retrain", 1], strict=True)]
+        for place, values in four.items():
+            by_hand[side, *place] = 25 * sum(abs(a - b) for a, b in zip(values, middle, strict=True))
+    price.main(price.parser().parse_args(asked))
+    with (tmp_path / "out" / "price.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method"] for line in lines] == ["fine-tune", "l1-sparse"]
+    for line in lines:
+        method = line["method"]
+        for side in price.SIDES:
+            mean = (by_hand[side, method, 0] + by_hand[side, method, 1]) / 2
+            assert float(line[side]) == pytest.approx(mean, rel=1e-3)
+        gap = [by_hand["surrogate", method, s] - by_hand["oracle", method, s] for s in (0, 1)]
+        assert float(line["price"]) == pytest.approx(sum(gap) / 2, rel=1e-2, abs=1e-3)
+        assert ("gamma" in line["knobs_oracle"]) == (method == "l1-sparse")
+    assert "<svg" in (tmp_path / "out" / "price.svg").read_text()
