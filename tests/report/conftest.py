@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,10 @@ import pytest
 
 from secateur.record import Estimate, Finding, Record, StepTrace
 
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run --hide-scrollbars"
+)
 MEASURES = ("UA", "MIA-Efficacy", "RA", "TA")
 KNOBS: dict[str, dict[str, Any]] = {
     "retrain": {
@@ -316,3 +322,26 @@ def without() -> Callable[[Record], Record]:
         return dataclasses.replace(record, findings=tuple(findings))
 
     return blank
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Debian's chromium, headless, with a profile of its own and no network."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        missing = (
+            "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(f"{missing}, and CI must not skip this test")
+        pytest.skip(missing)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()

@@ -1,11 +1,9 @@
-"""The page in a real browser: Debian's chromium, headless, with a profile of its own and no network."""
+"""The pages in a real browser."""
 
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -13,14 +11,11 @@ import pytest
 from secateur.audit import judge
 from secateur.report import write_audit, write_page
 
+from .chromium import show
 from .test_audit_page import ASKED, case
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run --hide-scrollbars"
-)
 HEADINGS = (
     "Request",
     "Results",
@@ -37,28 +32,6 @@ HEADINGS = (
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        missing = (
-            "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
-        )
-        if os.environ.get("CI"):
-            pytest.fail(f"{missing}, and CI must not skip this test")
-        pytest.skip(missing)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
-@pytest.fixture(scope="module")
 def pages(grid, run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     long = "a_request_without_any_space_" * 6
@@ -67,14 +40,6 @@ def pages(grid, run, tmp_path_factory):
         "one": write_page([run()], folder / "one.html"),
         "long": write_page([run("fine-tune", request=long, knobs={"note": long})], folder / "long.html"),
     }
-
-
-def show(browser, path, *, width=1280, scheme="light"):
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(path.as_uri())
 
 
 def background(browser):

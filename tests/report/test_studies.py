@@ -1,0 +1,89 @@
+"""The page of all studies: made from what is committed, one file, for every reader."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from .chromium import show
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "results" / "small"
+PAGE = FOLDER / "report.html"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return importlib.import_module("study")
+
+
+def test_it_says_what_is_committed(study, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(study, "put", lambda text, path: made.append((text, path)))
+    study.main(FOLDER)
+    ((text, path),) = made
+    assert path == PAGE
+    assert text == PAGE.read_text(encoding="utf-8"), "python tools/study.py docs/results/small"
+    assert len(text.encode()) < 5e6
+
+
+def test_it_has_every_study_with_its_figures_and_numbers():
+    text = PAGE.read_text(encoding="utf-8")
+    for folder in sorted(path.parent for path in FOLDER.glob("*/README.md")):
+        assert f'<section id="{folder.name}">' in text
+        section = text.split(f'<section id="{folder.name}">')[1].split("</section>")[0]
+        drawn = [path for path in folder.glob("*.svg") if path.name in (folder / "README.md").read_text()]
+        assert section.count("<svg") == len(drawn) > 0
+        for table in folder.glob("*.csv"):
+            assert f"<summary>{table.name} " in section
+
+
+def test_a_link_between_sections_stays_on_the_page_and_others_lead_to_files(study):
+    folder = FOLDER / "main"
+    assert study.moved("../l1/README.md", folder, FOLDER) == "#l1"
+    assert study.moved("https://arxiv.org", folder, FOLDER) == "https://arxiv.org"
+    there = study.moved("../../../methods/fisher.md", folder, FOLDER)
+    assert (FOLDER / there).resolve() == ROOT / "docs" / "methods" / "fisher.md"
+
+
+def test_ids_of_two_figures_never_meet(study):
+    drawn = [
+        study.figure(path, "a < b", f"f{i}") for i, path in enumerate(sorted(FOLDER.glob("*/*.svg"))[:2])
+    ]
+    ids = [set(study.re.findall(r' id="([^"]+)"', text)) for text in drawn]
+    assert all(ids)
+    assert not ids[0] & ids[1]
+    for text, own in zip(drawn, ids, strict=True):
+        assert set(study.re.findall(r"url\(#([^)]+)\)", text)) <= own
+        assert 'aria-label="a &lt; b"' in text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
+def test_nothing_sticks_out_and_nothing_is_fetched(browser, width, scheme):
+    show(browser, PAGE, width=width, scheme=scheme)
+    for opened in ("false", "true"):
+        browser.execute_script(f"document.querySelectorAll('details').forEach(d => d.open = {opened})")
+        assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
+def test_axe_finds_nothing(browser, width, scheme):
+    """With one table of each section open: they are alike, and a rule looks at every cell."""
+    from axe_core_python.selenium import Axe
+
+    show(browser, PAGE, width=width, scheme=scheme)
+    browser.set_script_timeout(250)
+    browser.execute_script(
+        "document.querySelectorAll('section').forEach(s => [...s.querySelectorAll('details')].slice(0, 1)"
+        ".concat([...s.querySelectorAll('details')].slice(-1)).forEach(d => d.open = true))"
+    )
+    found = Axe().run(browser)["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
