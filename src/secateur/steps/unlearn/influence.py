@@ -44,6 +44,7 @@ class Influence:
         paper="Koh and Liang, Understanding Black-box Predictions via Influence Functions, ICML 2017; Izzo "
         "et al., Approximate Data Deletion, AISTATS 2021; Jia et al., NeurIPS 2023",
         data="forget and retain",
+        version=2,
     )
     reads: ClassVar[frozenset[Role]] = frozenset({"forget", "retain"})
 
