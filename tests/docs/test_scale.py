@@ -1,5 +1,6 @@
 """Every command of docs/scale.md is run here, but for those that it says were never run."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -9,13 +10,9 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
-NEVER = ("ray up", "ray-address", "pip install")
-COMMANDS = [
-    re.sub(r"\s+#.*", "", line.removeprefix("$ "))
-    for block in re.findall(r"```console\n(.*?)```", PAGE, re.S)
-    for line in block.splitlines()
-]
-RUN = [command for command in COMMANDS if not any(word in command for word in NEVER)]
+NEVER = re.compile(r"# (never run|not run by the tests)")
+LINES = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+RUN = [re.sub(r"\s+#.*", "", line.removeprefix("$ ")) for line in LINES if not NEVER.search(line)]
 
 PLAN = """\
 threads = 1
@@ -39,7 +36,45 @@ def test_what_is_not_run_here_is_told():
     assert "`ray up`" in told
     assert "Slurm" in told
     assert "NCCL" in told
-    assert "# never run by us" in PAGE
+    assert "`cluster.yaml`" in told
+    kinds = {command.split()[0] for command in RUN}
+    assert kinds == {"secateur", "torchrun"}, "what these tests can run, and nothing that they cannot"
+    assert not any("--ray-address" in command for command in RUN)
+
+
+def test_ray_takes_the_file_for_a_cluster():
+    ray = pytest.importorskip("ray.autoscaler._private.util")
+    yaml = pytest.importorskip("yaml")
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    made = ray.prepare_config(yaml.safe_load(block))
+    ray.validate_config(made)
+    nodes = made["available_node_types"].values()
+    assert sum(node["min_workers"] for node in nodes) == len(made["provider"]["worker_ips"])
+    starts = made["head_start_ray_commands"] + made["worker_start_ray_commands"]
+    assert all(command.startswith("/shared/venv/bin/ray st") for command in starts)
+    with pytest.raises(Exception, match="Additional properties"):
+        ray.validate_config(made | {"workers": 2})
+
+
+def test_what_slurm_is_asked_for():
+    blocks = [block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) if "#SBATCH" in block]
+    assert len(blocks) == 2
+    for block in blocks:
+        (gpus,) = re.findall(r"--gres=gpu:(\d+)", block)
+        assert f"--nproc-per-node {gpus} " in block
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+def test_a_data_set_of_dictionaries_is_refused_as_the_page_says():
+    import datasets
+
+    import secateur as sc
+    from secateur.errors import DataError
+
+    rows = datasets.Dataset.from_dict({"x": [[0.0, 1.0]] * 4, "y": [0, 1] * 2})
+    for memory in ("auto", "mapped"):
+        with pytest.raises(DataError, match=r"to be a pair \(x, y\), got dict"):
+            sc.Split.of(rows, forget=[0], memory=memory)
 
 
 @pytest.mark.slow
@@ -63,6 +98,31 @@ def test_a_command_of_the_page(command, tmp_path, request):
     if not {"--dry-run", "status"} & {*words}:
         runs = list(tmp_path.glob(".secateur/runs/*/record.json"))
         assert len(runs) == (2 if "grid" in words else 1)
+
+
+def test_the_benchmark_prints_for_people_what_was_saved_and_which_way_a_goal_lies():
+    path = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
+    spec = importlib.util.spec_from_file_location("scaling", path)
+    scaling = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scaling)
+    told = {"benchmark": "grid", "ratio": 1.093, "goal": 1.15, "bound": scaling.MOST, "saved": 0.741}
+    assert scaling.row(told).split() == ["grid", "1.093", "at", "most", "1.15", "74%"]
+    told = {"benchmark": "jobs", "ratio": 1.85, "goal": 1.6, "bound": scaling.LEAST}
+    assert scaling.row(told).split() == ["jobs", "1.850", "at", "least", "1.60", "-"]
+    told = {"benchmark": "memory", "ratio": 3.8, "goal": None, "bound": None}
+    assert scaling.row(told).split() == ["memory", "3.800", "-", "-"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs():
+    """The shortest of its measures: a table with a head and a row, whatever the number is here."""
+    path = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
+    done = subprocess.run(
+        [sys.executable, path, "--only", "step"], capture_output=True, text=True, check=True
+    )
+    head, row = done.stdout.splitlines()
+    assert head.split() == ["benchmark", "ratio", "goal", "saved"]
+    assert "at most 1.00" in row
 
 
 def test_the_keys_of_the_page_are_keys_of_a_plan(tmp_path):

@@ -1,11 +1,15 @@
 """``secateur store``, as a user calls it."""
 
 import json
+import time
 import tomllib
 
 import pytest
 from safetensors.numpy import load_file
 
+from secateur.lab import expand, load, run_plan
+
+from .test_checkpoints import Watched
 from .test_execute import flip
 
 
@@ -80,6 +84,33 @@ def test_gc_shows_first_and_removes_when_told(cli, plan, key):
     assert told.err.startswith("removed 2 entries, ")
     assert json.loads(cli("store", "gc", "--json").out) == {"unused": [], "removed": []}
     assert cli("store", "check").code == 0
+
+
+@pytest.mark.slow
+def test_gc_leaves_the_training_of_a_run_that_was_taken_away(plan, text, command):
+    (plan / "plan.toml").write_text(text.replace("epochs = 1", "epochs = 400", 1))
+    process = command("run", "plan.toml", "--checkpoint", "0", cwd=plan)
+    until = time.monotonic() + 120
+    while not list(plan.glob(".secateur/checkpoints/*.00001?/sums.json")) and time.monotonic() < until:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.terminate()  # as a scheduler does
+    process.communicate(timeout=60)
+    kept = sorted(plan.glob(".secateur/checkpoints/*"))
+    process = command("store", "gc", "--yes", cwd=plan)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == "every entry is needed by a run, and nothing was left by killed processes\n"
+    assert err.startswith(f"{len(kept)} checkpoint")
+    assert err.endswith(
+        'the same command goes on from there; to give them up, delete ".secateur/checkpoints"\n'
+    )
+    assert kept
+    assert sorted(plan.glob(".secateur/checkpoints/*")) == kept
+    done = json.loads((kept[-1] / "about.json").read_text())["done"]
+    bars = Watched()
+    run_plan(expand(load(plan / "plan.toml"))[0], plan / ".secateur", bars)
+    assert bars.first["train"] == done > 0
 
 
 def test_export_writes_plain_files(cli, plan, key):

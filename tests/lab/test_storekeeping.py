@@ -29,6 +29,7 @@ from secateur.lab import (
 )
 from secateur.lab.review import FINDINGS, all_runs
 from secateur.lab.store import SUMS, USES, Store, digest
+from secateur.lab.storekeeping import Unused
 
 from .test_execute import flip, tensors
 
@@ -227,6 +228,26 @@ class TestTidying:
         assert find_unused(store) == []
         shutil.rmtree(store / "runs" / record.key)
         assert {"steps/b", "banks/c", "audits/a"} <= {one.path for one in find_unused(store)}
+
+    def test_a_checkpoint_stays_until_its_step_is_finished(self, store, caplog):
+        shelf = Store(store)
+        done = shelf.keys("steps")[0]
+        for key in (f"{done}.0.000001", "a.0.000002", "a.1.000001"):
+            shelf.put("checkpoints", key, {"x": bytes(1000)})
+        (one,) = find_unused(store)
+        assert one.path == f"checkpoints/{done}.0.000001"
+        size = sum(file.stat().st_size for file in store.glob("checkpoints/a.*/*"))
+        (line,) = caplog.messages
+        assert line == (
+            f"2 checkpoints of steps that are not finished, {size:,} bytes, will stay: the same command goes "
+            f'on from there; to give them up, delete "{store / "checkpoints"}"'
+        )
+        caplog.clear()
+        everything = [Unused(f"checkpoints/{key}", 0) for key in shelf.keys("checkpoints")]
+        del shelf  # lets the store go
+        assert [gone.path for gone in remove_unused(store, everything)] == [one.path]
+        assert sorted(Store(store).keys("checkpoints")) == ["a.0.000002", "a.1.000001"]
+        assert not caplog.messages
 
     def test_folders_of_killed_processes_go(self, store):
         left = store / "steps" / f".writing-{os.uname().nodename}-{killed()}-a_1"

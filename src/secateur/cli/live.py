@@ -43,9 +43,12 @@ class Shown:
         if what == "start":
             self._runs = event["runs"]
             if was := event["before"]:
+                ended = "was stopped"
+                if was["host"]:
+                    ended = f"was not seen to end on {was['host']}, and may run there still,"
                 say(
                     f"secateur: {event['plan']} or its --set has changed since {was['since'][:16]}Z, when a "
-                    f"grid of it began that was stopped after {was['done']} of {was['runs']} runs: what that "
+                    f"grid of it began that {ended} after {was['done']} of {was['runs']} runs: what that "
                     "finished is kept, steps in common are not taken again, and the old plan can still be "
                     "finished"
                 )

@@ -59,19 +59,24 @@ def run(
 ) -> None:
     """Run one plan: train, prune, unlearn, judge. Under torchrun, in several processes together."""
     from secateur import lab
-    from secateur.ranks import joined, rank
+    from secateur.ranks import joined, rank, world
 
     check_page(report)
     plans = _read(plan, sets)
     if len(plans) > 1:
         raise UsageError(f'"{plan}" has axes and stands for {len(plans)} runs: use "secateur grid {plan}"')
-    if dry_run:
-        return print_estimate(plans, store, as_json)
     with joined():
-        with bars(hidden=rank() > 0) as progress:
-            record = lab.run_plan(plans[0], store, progress, checkpoint=60 * checkpoint)
-        if rank():
-            return None
+        here, processes = rank(), world()
+        _check_batches(plans[0])
+        if not dry_run:
+            with bars(hidden=here > 0) as progress:
+                record = lab.run_plan(plans[0], store, progress, checkpoint=60 * checkpoint)
+    if here:  # one speaks
+        return None
+    if dry_run:
+        if processes > 1:
+            say(f"secateur: this is what one process would take and would find in the store, not {processes}")
+        return print_estimate(plans, store, as_json)
     if as_json:
         out.print_json(record.to_json())
     else:
@@ -142,6 +147,30 @@ def _read(plan: Path, sets: list[str] | None) -> list[Any]:
             'best.toml" and run that, or take [tune] out to run it as it is written'
         )
     return lab.expand(table, source=str(plan))
+
+
+def _check_batches(plan: Any) -> None:
+    """Refuse at once, and once, batches that the processes would refuse when their step begins."""
+    from secateur.ranks import rank, told, world
+
+    named = [(f'"{one.label}"', one.step) for one in plan.steps]
+    named += [("the reference", plan.reference.step)] if plan.references else []
+    odd = [
+        f"batch={batch} in {name}"
+        for name, step in named
+        if isinstance(batch := getattr(step, "batch", None), int) and batch % world()
+    ]
+    if not odd:
+        return
+    if rank() == 0:
+        say(
+            f"secateur: expected batches that {world()} processes can share evenly, got "
+            f"{', '.join(odd)}: each takes its part of every batch, so nothing was begun; set batch to a "
+            f"multiple of {world()}",
+            bad=True,
+        )
+    told("said")  # torchrun ends all as soon as one has ended
+    raise typer.Exit(UsageError.exit_code)
 
 
 def print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:

@@ -53,7 +53,7 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="remove it; without, it is only shown")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what no run in the store needs, and with --yes remove it."""
+    """Show what no run in the store needs, and with --yes remove it; unfinished trainings stay."""
     from secateur.lab import find_unused, remove_unused
 
     found = find_unused(store)

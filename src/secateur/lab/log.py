@@ -45,6 +45,8 @@ class Log:
             StoreError: It cannot be written.
         """
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **told}
+        if event == "start":
+            line["folder"] = os.getcwd()  # a plan may be named from elsewhere the next time
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -119,19 +121,24 @@ def status(store: Path) -> list[GridStatus]:
         store: The folder of results; may be missing.
 
     Returns:
-        Those without an end, oldest first. One whose process is gone was killed; it stands there until the
-        same plan is started again.
+        Those without an end, oldest first. One whose process is gone was killed; one on another host may have
+        been. Either stands there until the same plan is started again, wherever that is; one on another host
+        comes back when it is heard of after that.
     """
-    found: list[GridStatus] = []
+    found: list[tuple[str, str, GridStatus]] = []  # where the plan lies, when it was last heard of
     for path in sorted((store / FOLDER).glob("*.jsonl")):
         events = _read(path)
         if not events or events[0]["event"] != "start":
             continue
-        told = _told(events, path)
-        found = [one for one in found if one.alive is not False or one.plan != told.plan]
+        told, place = _told(events, path), _place(events[0])
+        found = [
+            (where, last, one)
+            for where, last, one in found
+            if where != place or one.alive or (one.alive is None and last > told.since)
+        ]
         if events[-1]["event"] != "end":
-            found.append(told)
-    return found
+            found.append((place, events[-1]["time"], told))
+    return [one for _, _, one in found]
 
 
 def changed(store: Path, plan: str, content: str) -> dict[str, Any] | None:
@@ -139,22 +146,32 @@ def changed(store: Path, plan: str, content: str) -> dict[str, Any] | None:
 
     Args:
         store: The folder of results; may be missing.
-        plan: The plan's name.
+        plan: The plan's name: one file counts as one plan, however its path is written.
         content: Digest of all its runs.
 
     Returns:
-        "since" when, how many "runs" it had, how many were "done"; else None.
+        "since" when, how many "runs" it had, how many were "done"; "host" is the other machine that it ran
+        on, where it may still run there, for nobody saw it end. Else None.
     """
+    place = _place({"plan": plan})
     for path in sorted((store / FOLDER).glob("*.jsonl"), reverse=True):
         events = _read(path)
-        if not events or events[0]["event"] != "start" or events[0]["plan"] != plan:
+        if not events or events[0]["event"] != "start" or _place(events[0]) != place:
             continue
-        told = _told(events, path)
+        told, ended = _told(events, path), events[-1]["event"] == "end"
         finished = events[-1].get("why") == "finished"
         same = events[0].get("content", content) == content  # logs of before told no content
-        going = told.alive is not False and events[-1]["event"] != "end"
-        return None if finished or same or going else {n: getattr(told, n) for n in ("since", "runs", "done")}
+        if finished or same or (told.alive and not ended):
+            return None
+        unseen = told.alive is None and not ended
+        about = {name: getattr(told, name) for name in ("since", "runs", "done")}
+        return about | {"host": told.host if unseen else None}
     return None
+
+
+def _place(start: Event) -> str:
+    """Where a plan lies; logs of before did not say in which folder it was named."""
+    return os.path.realpath(os.path.join(start.get("folder", ""), start["plan"]))
 
 
 def _told(events: list[dict[str, Any]], path: Path) -> GridStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Entry = tuple[Kind, str]
 RECORD, META, PLAN = "record.json", "meta.json", "plan.toml"
+_log = logging.getLogger("secateur.store")
 CLOCK = {"label", "seconds", "peak_bytes", "made"}  # of a trace: what is another each time
 
 
@@ -99,7 +101,8 @@ def find_unused(store: Path) -> list[Unused]:
     """What no run of a store needs: entries of runs that were not finished, of searches, of deleted runs.
 
     A run needs its steps, its references, what its models said, its split, and all that an audit of it with
-    references of its own has made.
+    references of its own has made. Checkpoints of a step that is not finished are hours of work, and stay;
+    they are told.
 
     Args:
         store: The folder of results.
@@ -110,7 +113,19 @@ def find_unused(store: Path) -> list[Unused]:
     Raises:
         StoreError: There is no such folder, or a run cannot be read, so that nobody knows what it needs.
     """
-    return _unused(_opened(store))
+    shelf = _opened(store)
+    found = _unused(shelf)
+    if kept := _unfinished(shelf):
+        count = "1 checkpoint" if len(kept) == 1 else f"{len(kept):,} checkpoints"
+        size = sum(size for entry in kept for size in _sizes(shelf.path(*entry)))
+        _log.warning(
+            "%s of steps that are not finished, %s bytes, will stay: the same command goes on from there; "
+            'to give them up, delete "%s"',
+            count,
+            f"{size:,}",
+            store / "checkpoints",
+        )
+    return found
 
 
 def remove_unused(store: Path, found: list[Unused]) -> list[Unused]:
@@ -188,10 +203,18 @@ def _sizes(folder: Path) -> list[int]:
 
 
 def _unused(shelf: Store) -> list[Unused]:
-    needed = _Needs(shelf).all()
+    needed = _Needs(shelf).all() | _unfinished(shelf)
     entries = [(kind, key) for kind in KINDS for key in shelf.keys(kind) if kind != "runs"]
     folders = [shelf.path(*entry) for entry in entries if entry not in needed] + shelf.left()
     return [Unused(str(path.relative_to(shelf.root)), sum(_sizes(path))) for path in folders]
+
+
+def _unfinished(shelf: Store) -> set[Entry]:
+    """Checkpoints of steps that have no entry yet; the name of one begins with its step's key."""
+    finished = set(shelf.keys("steps"))
+    return {
+        ("checkpoints", key) for key in shelf.keys("checkpoints") if key.partition(".")[0] not in finished
+    }
 
 
 class _Needs:
