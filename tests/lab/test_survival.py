@@ -54,6 +54,29 @@ class Patient:
         while not (Path(self.path) / "go").exists() and time.monotonic() < until:
             time.sleep(0.02)
         return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stubborn:
+    """Does not let itself be stopped: it says that it was, and stays.
+
+    Attributes:
+        path: A folder: a file "go" in it lets it go on; it writes "here" and "stopped", with its number.
+    """
+
+    card = Card(summary="Stays.", paper="", data="none", version=1)
+    reads = frozenset()
+    path: str
+
+    def __call__(self, state, run):
+        folder = Path(self.path)
+        (folder / f"here-{os.getpid()}").touch()
+        try:
+            time.sleep(0 if (folder / "go").exists() else 200)
+        except BaseException:  # Ctrl-C here, the exit that SIGTERM asks for in a worker
+            (folder / f"stopped-{os.getpid()}").touch()
+            time.sleep(200)
+        return state
 '''
 
 
@@ -166,6 +189,40 @@ class TestStopped:
         assert err.count("secateur:") == 1
         assert "Traceback" not in err
         check_resumed(path, store, undisturbed)
+
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_a_second_ctrl_c_ends_what_does_not_end_at_the_first(
+        self, tmp_path, text, command, store, survival, jobs
+    ):
+        (tmp_path / "outside.py").write_text(OUTSIDE)
+        (said := tmp_path / "said").mkdir()
+        plan = tmp_path / "plan.toml"
+        stubborn = f'{{ use = "outside:Stubborn", path = "{said}" }}'
+        plan.write_text(f"{text}[grid]\nseed = {[0, 1][:jobs]}\nunlearn = [{stubborn}]\n")
+        words = ("grid", plan, "--store", store, "--jobs", jobs)
+        process = command(*words)
+        until(lambda: there(said, "here-*") == jobs, process)
+        process.send_signal(signal.SIGINT)
+        until(lambda: there(said, "stopped-*") == jobs, process)
+        assert process.poll() is None, "the first was enough"
+        process.send_signal(signal.SIGINT)
+        # of the ten seconds that a worker has to put its things away, and of the 200 that the step stays
+        process.wait(timeout=5)
+        out, err = process.communicate(timeout=20)  # not before its workers, which hold its pipes, are gone
+        assert (process.returncode, out) == (130, "")
+        assert err.endswith(STOPPED)
+        assert err.count("secateur:") == 1
+        assert "Traceback" not in err
+        assert there(store, f"steps/*/{SUMS}") == jobs  # the trainings
+        (said / "go").touch()
+        again = command(*words)
+        _, err = again.communicate(timeout=120)
+        assert again.returncode == 0, err
+        taken = survival.steps_taken(store)
+        assert set(taken.values()) == {1}, taken
+        assert len(taken) == there(store, f"steps/*/{SUMS}") == 2 * jobs
+        assert there(store, f"runs/*/{SUMS}") == jobs
+        assert not survival.temporary(store)
 
 
 class TestOnAFullDisk:

@@ -103,9 +103,12 @@ def two_stops() -> Iterator[None]:
 
 def say_stopped() -> None:
     """Tell, once, that Ctrl-C has ended the command; one more has nothing to add."""
-    if callable(signal.getsignal(signal.SIGINT)):
-        signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
+    ours = callable(signal.getsignal(signal.SIGINT))
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # or it might fall into the sentence
     say(_STOPPED)
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
 
 
 @contextmanager

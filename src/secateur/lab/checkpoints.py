@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from secateur.errors import StoreError
-from secateur.lab.ending import TERMINATED, asked, training
+from secateur.errors import DamagedEntry, StoreError
+from secateur.lab.ending import asked, leave, training
 from secateur.lab.store import Kind, Store
 from secateur.ranks import rank, told, world
 
@@ -17,6 +17,7 @@ EVERY = 600.0  # seconds
 _KIND: Kind = "checkpoints"
 _CLOCK = "clock.json"
 _ASK = 32  # updates between questions where several processes must agree on the answer
+_log = logging.getLogger("secateur.store")
 
 
 class Keeper:
@@ -45,13 +46,15 @@ class Keeper:
         self._number += 1
         self._kept = False
         training.set()
-        names = self._names(f"{self._step}.{self._number}.")
-        if not names:
+        name, files = "", dict[str, bytes]()
+        with self._store.first() as first:
+            if first:
+                name, files = self._newest()
+        # one process looks: another may see the disk of a moment ago, and would begin elsewhere
+        if not (name := told(name)):
             return None
-        files = {
-            name: self._store.read(_KIND, names[-1], name) for name in self._store.names(_KIND, names[-1])
-        }
-        self._version = int(names[-1].rpartition(".")[2])
+        files = files or self._read(name)
+        self._version = int(name.rpartition(".")[2])
         self._kept = True
         self.seconds = json.loads(files.pop(_CLOCK))["seconds"]
         self._began = self._last = time.monotonic()
@@ -80,7 +83,7 @@ class Keeper:
         self._kept = True
         self._last = time.monotonic()
         if told("end" if asked.is_set() else "go on") == "end":
-            sys.exit(TERMINATED)
+            leave()
 
     def end(self, files: Callable[[], Mapping[str, bytes]]) -> None:
         """Keep the end of a training that was kept before: the step may go on for long.
@@ -96,11 +99,24 @@ class Keeper:
         """The step stands in the store: what was kept of it is not needed any more."""
         self._drop(self._names(f"{self._step}."))
         if told("end" if asked.is_set() else "go on") == "end":
-            sys.exit(TERMINATED)
+            leave()
 
     def closed(self) -> None:
         """The step has ended, this way or that."""
         training.clear()
+
+    def _newest(self) -> tuple[str, dict[str, bytes]]:
+        """The newest checkpoint of this training that is whole, by name; empty where there is none."""
+        for name in reversed(self._names(f"{self._step}.{self._number}.")):
+            try:
+                return name, self._read(name)
+            except DamagedEntry as error:
+                self._drop([name])
+                _log.warning("%s: the entry was removed, and what it held is made anew", error.fault)
+        return "", {}
+
+    def _read(self, name: str) -> dict[str, bytes]:
+        return {file: self._store.read(_KIND, name, file) for file in self._store.names(_KIND, name)}
 
     def _names(self, beginning: str) -> list[str]:
         return [name for name in self._store.keys(_KIND) if name.startswith(beginning)]

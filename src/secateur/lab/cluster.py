@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import signal
@@ -18,11 +19,14 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from secateur.errors import SecateurError, StepError, StoreError, UsageError, told
+from secateur.lab.ending import leave
 from secateur.lab.execute import Lab
 from secateur.lab.plan import Plan
 from secateur.lab.tasks import Done, Task, WorkerDied
-from secateur.lab.workers import blas, brief, read_answer, share
+from secateur.lab.workers import blas, brief, gpus, read_answer, share
 
 ANSWERS, SPEAKS = 5.0, 20.0  # seconds for an address to take a connection; for Ray to tell that it is there
 _MEMORY = 10**8  # bytes of Ray's own store: keys and plan tables
@@ -55,7 +59,9 @@ class Cluster:
         self._address, self._environment = address, blas(jobs)
         self._cpus = max(plan.settings.threads or share(jobs) for plan in plans) if address else 1
         on_gpu = address is not None and any(plan.settings.run().where.type == "cuda" for plan in plans)
-        self._gpus = 1 if on_gpu else 0
+        self._seen = gpus(plans, torch.cuda.device_count()) if address is None else 0
+        # of each actor: those that ask for none would all take the first; more jobs than GPUs share them
+        self._gpus = 1 / math.ceil(jobs / self._seen) if self._seen else float(on_gpu)
         self._root = lab.store.root.absolute()
         self._setup = brief(plans, self._root, lab.checkpoint)
         self._pool = ThreadPoolExecutor(jobs)
@@ -97,9 +103,9 @@ class Cluster:
             # a disk that is not ours may hold a folder of the same name: only this one holds this file
             mark = tempfile.NamedTemporaryFile(dir=self._root, prefix=".seen-")
             self._mark = stack.enter_context(mark).name
-            stack.enter_context(_put_back())
             stack.enter_context(_quiet())
-            self._start(stack)
+            with _put_back():
+                self._start(stack)
             self._kind = _actor(self._ray, self._cpus, self._gpus)
             self._stack = stack.pop_all()
         return self
@@ -118,11 +124,14 @@ class Cluster:
                 "object_store_memory": _MEMORY,
                 "_temp_dir": stack.enter_context(folder),
             }
+            common |= {"num_gpus": self._seen} if self._seen else {}
         else:
             common["address"] = self._address
         stack.callback(self._ray.shutdown)
         try:
             self._ray.init(**common)
+        except SystemExit:  # by Ray's own answer to SIGTERM, with another code
+            leave()
         except Exception as error:
             where = f'join the cluster at "{self._address}"' if self._address else "start on this machine"
             raise StepError(
@@ -140,7 +149,7 @@ class Cluster:
             fits = has.get("CPU", 0) // self._cpus
             room += int(min(fits, has.get("GPU", 0)) if self._gpus else fits)
         if room < self.places:
-            each = f"{self._cpus} CPU" + "s" * (self._cpus > 1) + " and a GPU" * self._gpus
+            each = f"{self._cpus} CPU" + "s" * (self._cpus > 1) + " and a GPU" * bool(self._gpus)
             raise UsageError(
                 f'expected room for {self.places} jobs of {each} each on the cluster at "{self._address}", '
                 f"got room for {room}, and the others would never start: take fewer --jobs or threads"
@@ -157,7 +166,7 @@ class Cluster:
             self._pool.shutdown()
 
 
-def _actor(ray: Any, cpus: int, gpus: int) -> Any:
+def _actor(ray: Any, cpus: int, gpus: float) -> Any:
     """The class of the actors; one that is made in a function travels as code, so no node has to find it."""
 
     class Place:
@@ -230,6 +239,8 @@ def _knock(address: str) -> None:
         )
         if isinstance(error, TimeoutError):
             why = f"no answer within {ANSWERS:.0f} s"
+        elif isinstance(error, subprocess.TimeoutExpired):
+            why = f"something takes connections there, and did not say within {SPEAKS:.0f} s that it is Ray"
         elif b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
             why = f"it asks for a token, and here is another or none: set {_TOKEN}, and no other {_MODE}"
         raise UsageError(
@@ -271,7 +282,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _put_back() -> Iterator[None]:
-    """Ray takes the signal that ends a process; afterwards it is what it was."""
+    """Ray, as it starts, takes the signal that ends a process; afterwards it is what it was."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
@@ -37,6 +37,7 @@ _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from secateur.lab.workers import serve; serve()"
 )
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_SEEN = "CUDA_VISIBLE_DEVICES"
 PATIENCE = 10.0  # seconds for a worker to put its things away when it is stopped
 
 
@@ -48,6 +49,30 @@ def share(jobs: int) -> int:
 def blas(jobs: int) -> dict[str, str]:
     """The environment in which each of some workers has its share of threads from the start."""
     return dict.fromkeys(_BLAS, str(share(jobs)))
+
+
+def gpus(plans: Sequence[Plan], here: int) -> int:
+    """How many of the GPUs here jobs can be spread over; 0 where a plan names one by its number."""
+    devices = {plan.settings.device for plan in plans}
+    return 0 if devices == {"cpu"} or any(":" in device for device in devices) else here
+
+
+def one_gpu(place: int, seen: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which one of some workers has a GPU of its own, for as long as there are enough.
+
+    Args:
+        place: Of the worker among those that live, from 0.
+        seen: How many GPUs this process sees.
+        environment: Of this process, which may see a part of them, by other numbers or names.
+
+    Returns:
+        Variables to set; none where there is nothing to choose.
+    """
+    if seen < 2:
+        return {}
+    names = environment.get(_SEEN, "").split(",")
+    i = place % seen
+    return {_SEEN: names[i].strip() if _SEEN in environment else str(i)}
 
 
 def brief(plans: Sequence[Plan], store: Path, checkpoint: float) -> dict[str, Any]:
@@ -91,6 +116,7 @@ class Workers:
         self._progress = lab.progress
         self._setup = brief(plans, lab.store.root, lab.checkpoint)
         self._environment = os.environ | blas(jobs)
+        self._gpus = gpus(plans, torch.cuda.device_count())
         self._pool = ThreadPoolExecutor(jobs)
         self._all: list[_Worker] = []
         self._idle: list[_Worker] = []
@@ -115,7 +141,10 @@ class Workers:
                 raise WorkerDied("the grid was stopped")
             if self._idle:
                 return self._idle.pop()
-            self._all.append(_Worker(self._setup, self._environment))
+            living = {worker.place for worker in self._all if worker.process.poll() is None}
+            place = min(set(range(self.places)) - living, default=0)  # that of one that died is free
+            own = one_gpu(place, self._gpus, self._environment)
+            self._all.append(_Worker(place, self._setup, self._environment | own))
             return self._all[-1]
 
     def __enter__(self) -> Workers:
@@ -146,7 +175,8 @@ class Workers:
 class _Worker:
     """One process, as seen from the grid."""
 
-    def __init__(self, setup: dict[str, Any], environment: dict[str, str]) -> None:
+    def __init__(self, place: int, setup: dict[str, Any], environment: dict[str, str]) -> None:
+        self.place = place
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CODE, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -168,6 +198,8 @@ class _Worker:
             self._send(asdict(task))
             assert self.process.stdout is not None
             for line in self.process.stdout:
+                if not line.endswith("\n"):  # it was killed in the middle of it
+                    break
                 told = json.loads(line)
                 if "key" in told or "error" in told:
                     return read_answer(told)
