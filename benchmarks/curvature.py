@@ -349,7 +349,7 @@ def main() -> None:
         "--epochs", type=int, default=2, help="to train a network for; 0: none, only --weights"
     )
     parser.add_argument("--damping", type=float, default=0.01, help="of the influence step")
-    parser.add_argument("--rank", type=int, default=900, help="of its preconditioner; 0: none")
+    parser.add_argument("--rank", type=int, default=450, help="of its preconditioner; 0: none")
     parser.add_argument("--only", choices=MEASURES, action="append", help="may be given twice; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
