@@ -104,5 +104,9 @@ def draw(points: Sequence[dict[str, Any]], path: Path, over: str) -> None:
 if __name__ == "__main__":
     arguments = parser(str(__doc__).splitlines()[0])
     arguments.add_argument("--over", choices=("sparsity", "gamma"), default="sparsity")
+    arguments.add_argument(
+        "--beside", type=Path, action="append", default=[], help="another plan, in the same figure"
+    )
     asked = arguments.parse_args()
-    main(of_plan(asked.store, asked.plan, asked.set), asked.folder, asked.over)
+    plans = [asked.plan, *asked.beside]
+    main([r for plan in plans for r in of_plan(asked.store, plan, asked.set)], asked.folder, asked.over)
