@@ -25,8 +25,12 @@ MARKERS = "os^vDxP*"
 
 
 def main(records: list[Record], folder: Path, over: str) -> None:
-    rows = [row for row in summarise(records) if row.records and row.kind != "original"]
-    points = sorted((point(row, over) for row in rows), key=lambda p: (p["request"], p["line"], p[over]))
+    every = [row for row in summarise(records) if row.records]
+    rows = [row for row in every if row.kind != "original"]
+    known = {(row.request, row.start): value(row, "train") for row in every if row.kind == "original"}
+    points = sorted(
+        (point(row, over, known) for row in rows), key=lambda p: (p["request"], p["line"], p[over])
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "curves.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(points[0]), lineterminator="\n")
@@ -36,7 +40,7 @@ def main(records: list[Record], folder: Path, over: str) -> None:
     draw(drawn, folder / "curves.svg", over)
 
 
-def point(row: Row, over: str) -> dict[str, Any]:
+def point(row: Row, over: str, known: dict[tuple[str, str], float]) -> dict[str, Any]:
     run = row.records[0]
     pruned = [step.step for step in run.steps[: run.unlearn] if step.step != "train"]
     way = " + ".join(dict.fromkeys(pruned)) or "dense"
@@ -56,7 +60,8 @@ def point(row: Row, over: str) -> dict[str, Any]:
     for name in MEASURES:
         for key in (name, f"gap.{name}"):
             found[key] = value(row, key)
-    return found | {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
+    found |= {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
+    return found | {"train_accuracy_of_original": known.get((row.request, row.start), math.nan)}
 
 
 def told(value: Any) -> Any:
