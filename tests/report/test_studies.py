@@ -26,7 +26,8 @@ def test_it_says_what_is_committed(study, tmp_path, monkeypatch):
     study.main(FOLDER)
     ((text, path),) = made
     assert path == PAGE
-    assert text == PAGE.read_text(encoding="utf-8"), "python tools/study.py docs/results/small"
+    fresh = text == PAGE.read_text(encoding="utf-8")  # nobody wants to read the two side by side
+    assert fresh, "the page is not that of its files: python tools/study.py docs/results/small"
     assert len(text.encode()) < 5e6
 
 
