@@ -7,8 +7,8 @@ rows, and the time of unlearning as a share of that of the retrain; as ``transfe
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -69,4 +69,6 @@ def share(lines: list[Line], method: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)

@@ -7,8 +7,8 @@ l1-sparse from it on the class; as ``memory.csv`` and ``memory.svg`` in FOLDER.
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,4 +83,8 @@ def draw(lines: list[Line], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    for name in ("ways", "sparsity", "folder"):
+        parser.add_argument(name, type=Path)
+    asked = parser.parse_args()
+    main(asked.ways, asked.sparsity, asked.folder)

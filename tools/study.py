@@ -52,6 +52,10 @@ class Study(NamedTuple):
 
 def main(folder: Path) -> Path:
     names = {path.parent.name for path in folder.glob("*/README.md")}
+    if not names:
+        raise SystemExit(
+            f"expected folders with a README.md in {folder}, got none: name the folder of the studies"
+        )
     ordered = [name for name in ORDER if name in names] + sorted(names - set(ORDER))
     words = folder / "README.md"
     title, lead = told(words, folder) if words.exists() else (folder.name, "")
