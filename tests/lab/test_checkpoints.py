@@ -175,6 +175,7 @@ def test_asked_to_end_it_keeps_the_training_first(plan, start, tmp_path):
     wait_for(store, "checkpoints/*.000002/sums.json", process)
     while list(store.glob("checkpoints/*.000001")):
         assert process.poll() is None
+    time.sleep(0.3)  # until an update has come after it: asked before that, it has nothing more to keep
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
