@@ -169,13 +169,13 @@ def test_killed_in_the_midst_of_a_training(plan, start, tmp_path):
 
 def test_asked_to_end_it_keeps_the_training_first(plan, start, tmp_path):
     store = tmp_path / "store"
-    plan.write_text(PLAN.replace("epochs = 12", "epochs = 40"))
+    plan.write_text(PLAN.replace("epochs = 12", "epochs = 120"))
     process = start(plan, store, 0.02)
     # the first has gone, so the second is kept, and a third is due in more than a second
     wait_for(store, "checkpoints/*.000002/sums.json", process)
     while list(store.glob("checkpoints/*.000001")):
         assert process.poll() is None
-    time.sleep(0.3)  # until an update has come after it: asked before that, it has nothing more to keep
+    time.sleep(0.1)  # until an update has come after it: asked before that, it has nothing more to keep
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
