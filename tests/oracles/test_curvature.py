@@ -30,6 +30,7 @@ from secateur.maths.curvature import (
 from secateur.maths.curvature.layers import Layers
 from secateur.maths.curvature.mean import mean_over_rows
 from secateur.maths.curvature.model import choose, look
+from secateur.maths.curvature.precondition import _signal
 from secateur.maths.curvature.samples import RowGradients
 from secateur.maths.curvature.solvers import rank_one_solve
 
@@ -925,6 +926,14 @@ def test_the_preconditioner_of_a_confident_model_keeps_its_digits():
     true, found = flatten(parts[0](v)), flatten(parts[1]({n: w.float() for n, w in v.items()}))
     # single precision is kept as bfloat16, each entry to 2**-9 of itself
     assert float((found - true).norm()) <= 2**-8 * float((true - flatten(v) / scale).norm())
+
+
+def test_the_signal_of_a_confident_row_keeps_its_digits():
+    logits = torch.tensor([[40.0, 0.0, -3.0]], dtype=torch.float64)
+    e = torch.randn(2, 3, generator=generator(), dtype=torch.float64)
+    true, found = _signal(logits, e), _signal(logits.float(), e.float()).double()
+    assert float((found - true).norm()) <= 1e-5 * float(true.norm())
+    assert float(true[:, 0].abs().min()) > 0
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -10,17 +10,18 @@ from secateur.cli.terminal import Bars, bars, err, say
 
 
 @contextmanager
-def live(jobs: int) -> Iterator[tuple[Bars, Shown]]:
+def live(jobs: int, *, steps: bool) -> Iterator[tuple[Bars, Shown]]:
     """Show a grid while this lasts.
 
     Args:
         jobs: Of its engine.
+        steps: Whether steps show how far they come; what does not is told by lines, on a terminal, too.
 
     Yields:
         Where steps show how far they come, and what hears the events of the log.
     """
     with bars() as progress, ExitStack() as stack:
-        yield progress, Shown(progress, stack, lines=jobs > 1 and not err.is_terminal)
+        yield progress, Shown(progress, stack, lines=not steps or (jobs > 1 and not err.is_terminal))
 
 
 class Shown:

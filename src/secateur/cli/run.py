@@ -115,7 +115,7 @@ def grid(
     plans = _read(plan, sets)
     if dry_run:
         return print_estimate(plans, store, as_json)
-    with live(jobs) as (progress, hear):
+    with live(jobs, steps=engine != "ray") as (progress, hear):
         ended = lab.run_grid(
             plans,
             store,
