@@ -1,16 +1,20 @@
 """The price of not having the oracle: ``python tools/price.py STORE FOLDER --surrogate PLAN --oracle PLAN``.
 
-The plans are those that ``secateur tune`` wrote, run as grids on one store. ``price.csv`` has a line for each
-method: its knobs and its disparity on the real request as the surrogate chose them and as the oracle did, and
-the price, the first disparity less the second, in points; means with 95 % intervals over seeds (Student's,
-each seed with its own). ``price.svg`` draws the two beside each other.
+The plans are those that ``secateur tune`` wrote, run as grids on one store; ``--hand`` adds one whose knobs
+were chosen by hand, for methods that else have the same. ``tuned.csv`` is their main table, with what chose
+the knobs, and the verdicts. ``price.csv`` has a line for each method: its knobs and its disparity on the real
+request as each chose them, and the price, the surrogate's disparity less the oracle's, in points; means with
+95 % intervals over seeds (Student's, each seed with its own); of one seed that of the run, where an audit
+gave one, and the price has none. ``price.svg`` draws them beside each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +22,81 @@ import matplotlib as mpl
 import numpy as np
 from curves import COLOURS
 from matplotlib.figure import Figure
-from results import interval, of_plan
+from results import interval, of_plan, table
 
 from secateur.errors import SecateurError
 from secateur.report import Row, Spread, summarise
 
-SIDES = ("surrogate", "oracle")
+SIDES = ("hand", "surrogate", "oracle")
 TUNED = ("lr", "gamma", "noise", "damping", "scale")
-Key = tuple[str, str, str]
+Key = tuple[Any, ...]
 
 
 def main(asked: argparse.Namespace) -> None:
-    found = {side: rows(asked.store, getattr(asked, side)) for side in SIDES}
-    lines = list(priced(found))
+    found = {
+        side: rows(asked.store, plans, asked.set if side == "hand" else [])
+        for side in SIDES
+        if (plans := getattr(asked, side))
+    }
+    by = {side: {key(row): row for row in found[side] if row.kind == "method"} for side in found}
+    lines = list(priced(by))
     if not lines:
         raise SystemExit(
             "no method has runs of both sides in this store: run both kinds of plan, on one store"
         )
     asked.folder.mkdir(parents=True, exist_ok=True)
-    with (asked.folder / "price.csv").open("w", newline="") as file:
+    write(asked.folder / "tuned.csv", list(tuned(found)))
+    write(asked.folder / "price.csv", lines)
+    draw(lines, list(found), asked.folder / "price.svg")
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines
-        )
-    draw(lines, asked.folder / "price.svg")
+        writer.writerows({name: shown(value) for name, value in line.items()} for line in lines)
 
 
-def rows(store: Path, plans: Iterable[Path]) -> dict[Key, Row]:
-    """Where a method stands to its row; the plans of one side are one table."""
-    records = [record for plan in plans for record in of_plan(store, plan, [])]
-    return {(row.request, row.start, row.method): row for row in summarise(records) if row.kind == "method"}
+def shown(value: Any) -> Any:
+    return value if not isinstance(value, float) else "" if math.isnan(value) else f"{value:.4g}"
 
 
-def priced(found: dict[str, dict[Key, Row]]) -> Iterator[dict[str, Any]]:
-    by_surrogate, by_oracle = (found[side] for side in SIDES)
-    for key, mine in by_surrogate.items():
-        other = by_oracle.get(key)
-        if other is None or not {"disparity"} <= mine.values.keys() & other.values.keys():
+def rows(store: Path, plans: Iterable[Path], sets: list[str]) -> list[Row]:
+    """The plans of one side are one table."""
+    return summarise([record for plan in plans for record in of_plan(store, plan, sets)])
+
+
+def key(row: Row) -> Key:
+    """Where a method stands, and the knobs that nobody chose."""
+    rest = sorted((name, str(value)) for name, value in row.knobs.items() if name not in TUNED)
+    return row.request, row.start, row.method, *rest
+
+
+def tuned(found: Mapping[str, list[Row]]) -> Iterator[dict[str, Any]]:
+    """The main table: what no knob was chosen for once, the rest as each side chose it."""
+    for i, (side, every) in enumerate(found.items()):
+        for row, line in zip(every, table(every), strict=True):
+            if row.kind == "method" or i == 0:
+                chosen = (side, told(row)) if row.kind == "method" else ("", "")
+                yield dict(zip(("chosen_by", "knobs"), chosen, strict=True)) | line
+
+
+def priced(by: Mapping[str, Mapping[Key, Row]]) -> Iterator[dict[str, Any]]:
+    for place in by["surrogate"]:
+        here = {side: rows[place] for side, rows in by.items() if place in rows}
+        found = {side: row.values["disparity"] for side, row in here.items() if "disparity" in row.values}
+        if not {"surrogate", "oracle"} <= found.keys():
             continue
-        disparity = [dict(zip(row.seeds, row.values["disparity"].each, strict=True)) for row in (mine, other)]
-        seeds = sorted(disparity[0].keys() & disparity[1].keys())
-        price = [disparity[0][seed] - disparity[1][seed] for seed in seeds]
+        seeds = sorted(set.intersection(*(set(here[side].seeds) for side in found)))
+        shared = {side: of_seeds(spread, here[side].seeds, seeds) for side, spread in found.items()}
+        gaps = zip(shared["surrogate"].each, shared["oracle"].each, strict=True)
+        price = Spread(each=tuple(a - b for a, b in gaps), unit="points", better="lower")
         yield {
-            **dict(zip(("request", "start", "method"), key, strict=True)),
+            **dict(zip(("request", "start", "method"), place[:3], strict=True)),
             "seeds": len(seeds),
-            **{f"knobs_{side}": told(row) for side, row in zip(SIDES, (mine, other), strict=True)},
-            **{
-                f"{side}{end}": value
-                for side, each in zip(SIDES, disparity, strict=True)
-                for end, value in ends([each[seed] for seed in seeds]).items()
-            },
-            **{f"price{end}": value for end, value in ends(price).items()},
+            **{f"knobs_{side}": told(here[side]) if side in found else "" for side in by},
+            **{f"{side}{end}": v for side in by for end, v in ends(shared.get(side)).items()},
+            **{f"price{end}": v for end, v in ends(price).items()},
         }
 
 
@@ -77,30 +104,39 @@ def told(row: Row) -> str:
     return ", ".join(f"{name} = {row.knobs[name]:.3g}" for name in TUNED if name in row.knobs)
 
 
-def ends(values: list[float]) -> dict[str, float]:
-    """The mean and a 95 % interval over seeds; of one seed there is none."""
-    spread = Spread(each=tuple(values), unit="points", better="lower")
+def of_seeds(spread: Spread, seeds: tuple[int, ...], wanted: list[int]) -> Spread:
+    """The values of some seeds; the ends of all seeds hold for no part of them."""
+    each = dict(zip(seeds, spread.each, strict=True))
+    shared = replace(spread, each=tuple(each[seed] for seed in wanted))
+    return shared if len(wanted) == len(seeds) else replace(shared, low=math.nan, high=math.nan)
+
+
+def ends(spread: Spread | None) -> dict[str, float]:
+    """The mean and a 95 % interval; NaN where there is none."""
+    if spread is None or not spread.n:
+        return dict.fromkeys(("", "_low", "_high"), math.nan)
     low, high = interval(spread)
-    return {"": float(np.mean(values)), "_low": low, "_high": high}
+    return {"": spread.mean, "_low": low, "_high": high}
 
 
-def draw(lines: list[dict[str, Any]], path: Path) -> None:
+def draw(lines: list[dict[str, Any]], sides: list[str], path: Path) -> None:
     places = list(dict.fromkeys((line["request"], line["start"]) for line in lines))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "secateur", "font.size": 9}):
         figure = Figure(figsize=(10, 0.7 + 2.2 * -(-len(places) // 2)), layout="constrained")
         panels = figure.subplots(-(-len(places) // 2), 2, squeeze=False, sharex=True).flat
         for place, axes in zip(places, panels, strict=False):
             here = [line for line in lines if (line["request"], line["start"]) == place]
-            for i, (side, marker) in enumerate(zip(SIDES, "os", strict=True)):
-                at = np.arange(len(here)) + (0.14 if i else -0.14)
-                values = [line[side] for line in here]
-                reach = [line[f"{side}_high"] - line[side] for line in here]
+            for i, side in enumerate(sides):
+                at = np.arange(len(here)) + 0.2 * (i - (len(sides) - 1) / 2)
+                values, low, high = (
+                    np.array([line[f"{side}{end}"] for line in here]) for end in ("", "_low", "_high")
+                )
                 axes.errorbar(
                     values,
                     at,
-                    xerr=np.nan_to_num(reach),
-                    fmt=marker,
-                    color=COLOURS[i],
+                    xerr=np.nan_to_num([values - low, high - values]),
+                    fmt="D^s"[SIDES.index(side)],
+                    color=COLOURS[SIDES.index(side)],
                     label=f"by {side}",
                     markersize=5,
                 )
@@ -114,7 +150,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         for axes in list(panels):
             axes.set_visible(False)
         figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
         )
         figure.savefig(path, metadata={"Date": None})
 
@@ -124,7 +160,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("store", type=Path)
     made.add_argument("folder", type=Path)
     for side in SIDES:
-        made.add_argument(f"--{side}", type=Path, nargs="+", required=True, metavar="PLAN")
+        made.add_argument(f"--{side}", type=Path, nargs="+", required=side != "hand", metavar="PLAN")
+    made.add_argument("--set", action="append", default=[], help="for --hand, as secateur grid was given")
     return made
 
 

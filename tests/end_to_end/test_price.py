@@ -49,11 +49,15 @@ def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
     store, by_hand, asked = tmp_path / "store", {}, [str(tmp_path / "store"), str(tmp_path / "out")]
     for side in price.SIDES:
         table = tomllib.loads(PLAN)
-        table["tune"]["by"] = side
-        (chosen,) = lab.tuned_plans(lab.tune_plan(table, store))
+        if side == "hand":
+            del table["tune"]
+        else:
+            table["tune"]["by"] = side
+            (table,) = lab.tuned_plans(lab.tune_plan(table, store))
         path = tmp_path / f"{side}.toml"
-        path.write_text(lab.to_toml(chosen))
-        ended = lab.run_grid(lab.expand(lab.load(path)), store)
+        path.write_text(lab.to_toml(table))
+        sets = ["grid.unlearn=[{use='retrain',epochs=3,batch=64,lr=0.2},{use='fine-tune',epochs=1,batch=64}]"]
+        ended = lab.run_grid(lab.expand(lab.load(path, sets if side == "hand" else ())), store)
         assert not ended.failures
         asked += [f"--{side}", str(path)]
         four = {
@@ -63,16 +67,34 @@ def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
         middle = [sum(pair) / 2 for pair in zip(four["retrain", 0], four["retrain", 1], strict=True)]
         for place, values in four.items():
             by_hand[side, *place] = 25 * sum(abs(a - b) for a, b in zip(values, middle, strict=True))
-    price.main(price.parser().parse_args(asked))
-    with (tmp_path / "out" / "price.csv").open() as file:
-        lines = list(csv.DictReader(file))
+    price.main(price.parser().parse_args([*asked, "--set", *sets]))
+    lines = read(tmp_path / "out" / "price.csv")
     assert [line["method"] for line in lines] == ["fine-tune", "l1-sparse"]
     for line in lines:
         method = line["method"]
         for side in price.SIDES:
-            mean = (by_hand[side, method, 0] + by_hand[side, method, 1]) / 2
-            assert float(line[side]) == pytest.approx(mean, rel=1e-3)
+            each = [by_hand[side, method, s] for s in (0, 1) if (side, method, s) in by_hand]
+            assert bool(line[side]) == bool(each)
+            if each:
+                assert float(line[side]) == pytest.approx(sum(each) / 2, rel=1e-3)
         gap = [by_hand["surrogate", method, s] - by_hand["oracle", method, s] for s in (0, 1)]
         assert float(line["price"]) == pytest.approx(sum(gap) / 2, rel=1e-2, abs=1e-3)
         assert ("gamma" in line["knobs_oracle"]) == (method == "l1-sparse")
+    assert [line["hand"] == "" for line in lines] == [False, True]  # by hand l1-sparse was not run
     assert "<svg" in (tmp_path / "out" / "price.svg").read_text()
+    every = read(tmp_path / "out" / "tuned.csv")
+    assert [(line["chosen_by"], line["method"]) for line in every] == [
+        ("", "original"),
+        ("", "retrain"),
+        ("hand", "fine-tune"),
+        ("surrogate", "fine-tune"),
+        ("surrogate", "l1-sparse"),
+        ("oracle", "fine-tune"),
+        ("oracle", "l1-sparse"),
+    ]
+    assert float(every[4]["disparity_average"]) == pytest.approx(float(lines[1]["surrogate"]), abs=5e-3)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
