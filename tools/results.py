@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scipy.stats import t as student
@@ -28,12 +28,13 @@ LEVEL = 0.95
 def main(asked: argparse.Namespace) -> None:
     records = of_plan(asked.store, asked.plan, asked.set)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    lines = list(table(summarise(records)))
+    lines = list(table(summarise(records), asked.value))
     with (asked.folder / asked.table).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    write_page(records, asked.folder / "report.html")
+    if not asked.no_page:
+        write_page(records, asked.folder / "report.html")
 
 
 def of_plan(store: Path, plan: Path | None, sets: list[str]) -> list[Record]:
@@ -49,7 +50,7 @@ def of_plan(store: Path, plan: Path | None, sets: list[str]) -> list[Record]:
     return found
 
 
-def table(rows: list[Row]) -> Iterator[dict[str, object]]:
+def table(rows: list[Row], more: Sequence[str] = ()) -> Iterator[dict[str, object]]:
     trained = ""
     for row in rows:
         if row.kind == "original":
@@ -71,6 +72,7 @@ def table(rows: list[Row]) -> Iterator[dict[str, object]]:
                 "verdicts": row.verdict,
                 "train_accuracy_of_original": trained,
             }
+            | {k: v for name in more for k, v in _columns(name, row.values.get(name)).items()}
         )
 
 
@@ -110,4 +112,8 @@ def parser(about: str) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     arguments = parser(str(__doc__).splitlines()[0])
     arguments.add_argument("--table", default="table.csv", help="name of the table")
+    arguments.add_argument(
+        "--value", action="append", default=[], help="a number more, such as threshold/gap.phi.AUC"
+    )
+    arguments.add_argument("--no-page", action="store_true", help="the table alone")
     main(arguments.parse_args())
