@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from secateur import lab
+from secateur.record import plain
 from secateur.report.rows import MEASURES
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -98,3 +101,25 @@ def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
 def read(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_trials_of_one_setting_meet(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    trials = importlib.import_module("trials")
+    scores, asked = {}, []
+    for side in trials.SIDES:
+        table = tomllib.loads(PLAN)
+        table["tune"]["by"] = side
+        table["grid"]["seed"] = [0]
+        tuned = lab.tune_plan(table, tmp_path / "store")
+        (tmp_path / side).write_text(json.dumps(plain([asdict(one) for one in tuned])))
+        asked.append(str(tmp_path / side))
+        scores[side] = [trial.score for one in tuned for trial in one.trials]
+    trials.main(trials.parser().parse_args([*asked, str(tmp_path / "out")]))
+    lines = read(tmp_path / "out" / "trials.csv")
+    assert [line["method"] for line in lines] == 2 * ["fine-tune"] + 2 * ["l1-sparse"]
+    assert [line["knobs"][:2] for line in lines] == ["lr", "lr", "ga", "ga"]
+    assert {line["start"] for line in lines} == {"dense"}
+    for side, values in scores.items():
+        assert [float(line[side]) for line in lines] == pytest.approx(values, rel=1e-3)
+    assert "<svg" in (tmp_path / "out" / "trials.svg").read_text()
