@@ -28,7 +28,7 @@ from secateur.errors import SecateurError
 from secateur.report import Row, Spread, summarise
 
 SIDES = ("hand", "surrogate", "oracle")
-TUNED = ("lr", "gamma", "noise", "damping", "scale")
+TUNED = ("lr", "gamma", "noise", "damping")
 Key = tuple[Any, ...]
 
 
@@ -101,7 +101,7 @@ def priced(by: Mapping[str, Mapping[Key, Row]]) -> Iterator[dict[str, Any]]:
 
 
 def told(row: Row) -> str:
-    return ", ".join(f"{name} = {row.knobs[name]:.3g}" for name in TUNED if name in row.knobs)
+    return ", ".join(f"{name} = {row.knobs[name]:.3g}" for name in TUNED if row.knobs.get(name))
 
 
 def of_seeds(spread: Spread, seeds: tuple[int, ...], wanted: list[int]) -> Spread:
