@@ -103,6 +103,7 @@ def draw(lines: list[Line], path: Path) -> None:
             axes.set_title(f"{' · '.join(place)}: {len(here)} settings{ranked}", fontsize=9)
             axes.set_xlabel("disparity on the surrogate, points")
             axes.set_ylabel("on the real request, points")
+            axes.set_axisbelow(True)
             axes.grid(color="#e5e5e5", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
         for axes in panels[len(places) :]:
