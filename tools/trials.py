@@ -122,4 +122,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    asked = parser().parse_args()
+    try:
+        main(asked)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(
+            f"cannot read {asked.surrogate} and {asked.oracle} as what secateur tune --json prints: {error!r}"
+        ) from None
