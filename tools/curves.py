@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ MARKERS = "os^vDxP*"
 def main(records: list[Record], folder: Path, over: str) -> None:
     every = [row for row in summarise(records) if row.records]
     rows = [row for row in every if row.kind != "original"]
-    known = {(row.request, row.start): value(row, "train") for row in every if row.kind == "original"}
+    originals = {(row.request, row.start): row for row in every if row.kind == "original"}
     points = sorted(
-        (point(row, over, known) for row in rows), key=lambda p: (p["request"], p["line"], p[over])
+        (point(row, over, originals) for row in rows), key=lambda p: (p["request"], p["line"], p[over])
     )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "curves.csv").open("w", newline="") as file:
@@ -40,7 +40,7 @@ def main(records: list[Record], folder: Path, over: str) -> None:
     draw(drawn, folder / "curves.svg", over)
 
 
-def point(row: Row, over: str, known: dict[tuple[str, str], float]) -> dict[str, Any]:
+def point(row: Row, over: str, originals: Mapping[tuple[str, str], Row]) -> dict[str, Any]:
     run = row.records[0]
     pruned = [step.step for step in run.steps[: run.unlearn] if step.step != "train"]
     way = " + ".join(dict.fromkeys(pruned)) or "dense"
@@ -61,7 +61,11 @@ def point(row: Row, over: str, known: dict[tuple[str, str], float]) -> dict[str,
         for key in (name, f"gap.{name}"):
             found[key] = value(row, key)
     found |= {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
-    return found | {"train_accuracy_of_original": known.get((row.request, row.start), math.nan)}
+    original = originals[row.request, row.start]
+    return found | {
+        "train_accuracy_of_original": value(original, "train"),
+        "disparity_of_original": value(original, "disparity"),
+    }
 
 
 def told(value: Any) -> Any:

@@ -1,29 +1,29 @@
 """What a network still knows, and how near unlearning comes: ``python tools/memory.py WAYS SPARSITY FOLDER``.
 
 WAYS is a ``curves.csv`` of ``tools/curves.py``, SPARSITY a table of ``tools/results.py``, by magnitude. Each
-network is a point: the accuracy of the original on its training rows, and the disparity of fine-tune and of
-l1-sparse from it on the class; as ``memory.csv`` and ``memory.svg`` in FOLDER.
+network is a point: the accuracy of the original on its training rows, and for each request the disparity of
+the untouched original, of fine-tune and of l1-sparse; as ``memory.csv`` and ``memory.svg`` in FOLDER.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
 from curves import COLOURS, MARKERS
 from matplotlib.figure import Figure
 
-METHODS = ("fine-tune", "l1-sparse")
-COLUMNS = ("way", "sparsity", "method", "train_accuracy_of_original", "disparity")
+METHODS = ("original", "fine-tune", "l1-sparse")
+COLUMNS = ("request", "way", "sparsity", "method", "train_accuracy_of_original", "disparity")
 Line = dict[str, str | float]
 
 
 def main(ways: Path, sparsity: Path, folder: Path) -> None:
     found = sorted(
-        [*by_magnitude(sparsity), *other(ways)], key=lambda line: [str(line[c]) for c in COLUMNS[:3]]
+        [*by_magnitude(sparsity), *other(ways)], key=lambda line: [str(line[c]) for c in COLUMNS[:4]]
     )
     with (folder / "memory.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -34,21 +34,29 @@ def main(ways: Path, sparsity: Path, folder: Path) -> None:
 
 def by_magnitude(path: Path) -> Iterator[Line]:
     for line in read(path):
-        if line["scenario"] == "class 0" and line["method"] in METHODS:
+        if line["method"] in METHODS:
             way = "dense" if float(line["sparsity"]) == 0 else "magnitude"
-            known = float(line["train_accuracy_of_original"])
-            yield point(way, line["sparsity"], line["method"], known, line["disparity_average"])
+            yield point(line["scenario"], way, line, line["method"], line["disparity_average"])
 
 
 def other(path: Path) -> Iterator[Line]:
     for line in read(path):
         if line["method"] in METHODS and line["disparity"]:
-            known = float(line["train_accuracy_of_original"])
-            yield point(line["way"], line["sparsity"], line["method"], known, line["disparity"])
+            yield point(line["request"], line["way"], line, line["method"], line["disparity"])
+        if line["method"] == "retrain":
+            yield point(line["request"], line["way"], line, "original", line["disparity_of_original"])
 
 
-def point(way: str, sparsity: str, method: str, known: float, disparity: str) -> Line:
-    values = way, round(float(sparsity), 2), method, round(known, 2), round(float(disparity), 2)
+def point(request: str, way: str, line: Mapping[str, str], method: str, disparity: str) -> Line:
+    known = float(line["train_accuracy_of_original"])
+    values = (
+        request,
+        way,
+        round(float(line["sparsity"]), 2),
+        method,
+        round(known, 2),
+        round(float(disparity), 2),
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -58,26 +66,31 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def draw(lines: list[Line], path: Path) -> None:
+    requests = list(dict.fromkeys(str(line["request"]) for line in lines))
     ways = list(dict.fromkeys(str(line["way"]) for line in lines))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "secateur", "font.size": 9}):
-        figure = Figure(figsize=(10, 3.8), layout="constrained")
-        for method, axes in zip(METHODS, figure.subplots(1, 2, sharey=True), strict=True):
-            for i, way in enumerate(ways):
-                here = [line for line in lines if (line["way"], line["method"]) == (way, method)]
-                at = [float(line["train_accuracy_of_original"]) for line in here]
-                gap = [float(line["disparity"]) for line in here]
-                axes.scatter(at, gap, marker=MARKERS[i], color=COLOURS[i], label=way, s=36, zorder=3)
-                for x, y, line in zip(at, gap, here, strict=True):
-                    text = f"{100 * float(line['sparsity']):.0f} %"
-                    axes.annotate(
-                        text, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=7
-                    )
-            axes.set_title(method, fontsize=9)
+        figure = Figure(figsize=(10, 0.6 + 3.2 * len(requests)), layout="constrained")
+        panels = figure.subplots(len(requests), len(METHODS), sharex=True, sharey="row", squeeze=False)
+        for request, across in zip(requests, panels, strict=True):
+            for method, axes in zip(METHODS, across, strict=True):
+                for i, way in enumerate(ways):
+                    place = request, way, method
+                    here = [line for line in lines if (line["request"], line["way"], line["method"]) == place]
+                    at = [float(line["train_accuracy_of_original"]) for line in here]
+                    gap = [float(line["disparity"]) for line in here]
+                    axes.scatter(at, gap, marker=MARKERS[i], color=COLOURS[i], label=way, s=30, zorder=3)
+                    for x, y, line in zip(at, gap, here, strict=True):
+                        text = f"{100 * float(line['sparsity']):.0f}"
+                        axes.annotate(
+                            text, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=7
+                        )
+                axes.set_title(f"{request}: {method}", fontsize=9)
+                axes.grid(color="#e5e5e5", linewidth=0.6)
+                axes.spines[["top", "right"]].set_visible(False)
+                axes.set_ylim(bottom=0)
+            across[0].set_ylabel("disparity, points")
+        for axes in panels[-1]:
             axes.set_xlabel("training rows that the original knows, %")
-            axes.grid(color="#e5e5e5", linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_ylim(bottom=0)
-        figure.axes[0].set_ylabel("disparity on the class, points")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(path, metadata={"Date": None})
 

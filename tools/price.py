@@ -2,7 +2,7 @@
 
 The plans are those that ``secateur tune`` wrote, run as grids on one store; ``--hand`` adds one whose knobs
 were chosen by hand, for methods that else have the same. ``tuned.csv`` is their main table, with what chose
-the knobs, and the verdicts. ``price.csv`` has a line for each method: its knobs and its disparity on the real
+the knobs, and the verdicts (``--table verdicts.csv --no-price`` is that alone). ``price.csv`` has a line for each method: its knobs and its disparity on the real
 request as each chose them, and the price, the surrogate's disparity less the oracle's, in points; means with
 95 % intervals over seeds (Student's, each seed with its own); of one seed that of the run, where an audit
 gave one, and the price has none. ``price.svg`` draws them beside each other.
@@ -33,11 +33,7 @@ Key = tuple[Any, ...]
 
 
 def main(asked: argparse.Namespace) -> None:
-    found = {
-        side: rows(asked.store, plans, asked.set if side == "hand" else [])
-        for side in SIDES
-        if (plans := getattr(asked, side))
-    }
+    found = {side: rows(asked.store, plans, asked.set) for side in SIDES if (plans := getattr(asked, side))}
     by = {side: {key(row): row for row in found[side] if row.kind == "method"} for side in found}
     lines = list(priced(by))
     if not lines:
@@ -45,7 +41,9 @@ def main(asked: argparse.Namespace) -> None:
             "no method has runs of both sides in this store: run both kinds of plan, on one store"
         )
     asked.folder.mkdir(parents=True, exist_ok=True)
-    write(asked.folder / "tuned.csv", list(tuned(found)))
+    write(asked.folder / asked.table, list(tuned(found)))
+    if asked.no_price:
+        return
     write(asked.folder / "price.csv", lines)
     draw(lines, list(found), asked.folder / "price.svg")
 
@@ -161,7 +159,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("folder", type=Path)
     for side in SIDES:
         made.add_argument(f"--{side}", type=Path, nargs="+", required=side != "hand", metavar="PLAN")
-    made.add_argument("--set", action="append", default=[], help="for --hand, as secateur grid was given")
+    made.add_argument("--set", action="append", default=[], help="for every plan, as secateur grid was given")
+    made.add_argument("--table", default="tuned.csv", help="name of the main table")
+    made.add_argument("--no-price", action="store_true", help="the main table alone")
     return made
 
 

@@ -52,15 +52,16 @@ def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
     store, by_hand, asked = tmp_path / "store", {}, [str(tmp_path / "store"), str(tmp_path / "out")]
     for side in price.SIDES:
         table = tomllib.loads(PLAN)
+        table["grid"]["seed"] = [0]
         if side == "hand":
-            del table["tune"]
+            del table["tune"], table["grid"]["unlearn"][2]
         else:
             table["tune"]["by"] = side
             (table,) = lab.tuned_plans(lab.tune_plan(table, store))
         path = tmp_path / f"{side}.toml"
         path.write_text(lab.to_toml(table))
-        sets = ["grid.unlearn=[{use='retrain',epochs=3,batch=64,lr=0.2},{use='fine-tune',epochs=1,batch=64}]"]
-        ended = lab.run_grid(lab.expand(lab.load(path, sets if side == "hand" else ())), store)
+        sets = ["grid.seed=[0,1]"]  # knobs chosen on one seed, judged on two
+        ended = lab.run_grid(lab.expand(lab.load(path, sets)), store)
         assert not ended.failures
         asked += [f"--{side}", str(path)]
         four = {
@@ -96,6 +97,10 @@ def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
         ("oracle", "l1-sparse"),
     ]
     assert float(every[4]["disparity_average"]) == pytest.approx(float(lines[1]["surrogate"]), abs=5e-3)
+    alone = [str(tmp_path / "store"), str(tmp_path / "one"), *asked[2:], "--set", "grid.seed=[1]"]
+    price.main(price.parser().parse_args([*alone, "--table", "verdicts.csv", "--no-price"]))
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["verdicts.csv"]
+    assert {line["seeds"] for line in read(tmp_path / "one" / "verdicts.csv")} == {"1"}
 
 
 def read(path: Path) -> list[dict[str, str]]:
