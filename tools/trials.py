@@ -3,7 +3,8 @@
 Both are what ``secateur tune --json`` said of one plan, with as many trials as are drawn at random, so that
 both tried the same settings. ``trials.csv`` has a line for each setting, with its disparity on the surrogate
 request (by holdout rows) and on the real one (by test rows), in points; ``trials.svg`` sets one against the
-other, with Spearman's rank correlation over the settings of a panel.
+other, with Spearman's rank correlation over the settings of a panel. ``--allowed-loss 5`` writes
+``allowed-loss.csv`` too: what the surrogate would have chosen with that bound on RA and TA, and without one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 SIDES = ("surrogate", "oracle")
+KEPT = ("RA", "TA")
 Line = dict[str, Any]
+Trials = dict[tuple[str, ...], Line]
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -44,11 +47,28 @@ def main(asked: argparse.Namespace) -> None:
             "the same seed"
         )
     asked.folder.mkdir(parents=True, exist_ok=True)
-    with (asked.folder / "trials.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: shown(value) for name, value in line.items()} for line in lines)
+    write(asked.folder / "trials.csv", lines)
     draw(lines, asked.folder / "trials.svg")
+    if asked.allowed_loss is not None:
+        chosen = list(bounded(by_surrogate, by_oracle, asked.allowed_loss))
+        write(asked.folder / "allowed-loss.csv", chosen)
+
+
+def bounded(by_surrogate: Trials, by_oracle: Trials, allowed: float) -> Iterator[Line]:
+    """For each cell what the surrogate chooses, free and bounded, and how that does on the real request."""
+    cells: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for key, trial in by_surrogate.items():
+        if not trial["fault"]:
+            cells.setdefault(key[:3], []).append(key)
+    for cell, keys in cells.items():
+        line = dict(zip(("request", "start", "method"), cell, strict=True))
+        gentle = [k for k in keys if min(by_surrogate[k]["gaps"][name] for name in KEPT) >= -allowed]
+        for bound, among in (("free", keys), ("bounded", gentle)):
+            best = min(among, key=lambda k: by_surrogate[k]["score"], default=None)
+            real = by_oracle.get(best, {}) if best else {}
+            line |= {f"knobs_{bound}": best[3] if best else "", f"disparity_{bound}": real.get("score")}
+            line |= {f"gap.{name}_{bound}": real.get("gaps", {}).get(name) for name in ("UA", *KEPT)}
+        yield line
 
 
 def read(path: Path) -> Iterator[tuple[tuple[str, ...], Line]]:
@@ -59,6 +79,13 @@ def read(path: Path) -> Iterator[tuple[tuple[str, ...], Line]]:
         for trial in cell["trials"]:
             knobs = ", ".join(f"{name.partition('.')[2]} = {v:g}" for name, v in trial["knobs"].items())
             yield (cell["request"], start, " + ".join(methods), knobs), trial
+
+
+def write(path: Path, lines: list[Line]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: shown(value) for name, value in line.items()} for line in lines)
 
 
 def shown(value: Any) -> Any:
@@ -118,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
     for side in SIDES:
         made.add_argument(side, type=Path, help=f"what the search by {side} said with --json")
     made.add_argument("folder", type=Path)
+    made.add_argument("--allowed-loss", type=float, metavar="POINTS", help="a bound on the loss of RA and TA")
     return made
 
 

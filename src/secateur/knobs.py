@@ -247,6 +247,10 @@ def _sentence(name: str, got: Any, error: ValidationError | TypeError) -> str:
     wrong = first["msg"].removeprefix("Input should ")
     if first["type"] == "string_pattern_mismatch":  # a person reads no regular expressions
         wrong = 'be written as "{}"'.format(first["ctx"]["pattern"].strip("^$").replace(r"\d+", "N"))
+    if first["type"] == "dict_type":
+        wrong = "be a table, { NAME = VALUE }"
+    elif isinstance(got, dict) and first["loc"]:
+        name, got = f"{name}.{first['loc'][0]}", first["input"]
     return f"{name} should {wrong}, got {got!r}"
 
 

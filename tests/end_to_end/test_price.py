@@ -128,3 +128,17 @@ def test_trials_of_one_setting_meet(tmp_path, monkeypatch):
     for side, values in scores.items():
         assert [float(line[side]) for line in lines] == pytest.approx(values, rel=1e-3)
     assert "<svg" in (tmp_path / "out" / "trials.svg").read_text()
+    for allowed in (0.0, 100.0):
+        trials.main(trials.parser().parse_args([*asked, str(tmp_path / "out"), f"--allowed-loss={allowed}"]))
+        table["tune"] |= {"by": "surrogate", "allowed_loss": {"RA": allowed, "TA": allowed}}
+        for one, line in zip(
+            lab.tune_plan(table, tmp_path / "store")[1:],
+            read(tmp_path / "out" / "allowed-loss.csv"),
+            strict=True,
+        ):
+            said = [
+                f"{name.partition('.')[2]} = {v:g}"
+                for name, v in (one.best.knobs if one.best else {}).items()
+            ]
+            assert line["knobs_bounded"] == ", ".join(said)
+            assert line["knobs_free"]

@@ -93,6 +93,26 @@ def test_by_oracle_the_score_is_what_the_run_is_judged_by(plan, store):
     assert finding.estimates["disparity"].value == tuned.best.score
 
 
+def test_a_setting_that_loses_more_than_allowed_is_not_chosen(learned, store):
+    """The ruined model has the better score here: it forgot all, and what it should know with it."""
+    learned["tune"] |= {"trials": 4, "unlearn.lr": [1e-7, 1.0]}
+    free = only(tune_plan(learned, store))
+    ruined = [trial for trial in free.trials if trial.gaps["RA"] < -5]
+    assert {trial.knobs["unlearn.lr"] for trial in ruined} == {1.0}
+    assert free.best in ruined
+    learned["tune"]["allowed_loss"] = {"RA": 5.0, "TA": 100.0}
+    bounded = only(tune_plan(learned, store))
+    assert bounded.best.knobs == {"unlearn.lr": 1e-7}
+    assert bounded.table["step"][1]["lr"] == 1e-7
+    assert bounded.ranked[0] == bounded.best
+    for trial in bounded.trials:
+        assert trial.lost == (("RA",) if trial.gaps["RA"] < -5 else ())
+    learned["tune"] |= {"unlearn.lr": [1.0]}
+    none = only(tune_plan(learned, store))
+    assert (none.best, none.failed, none.table) == (None, True, {k: learned[k] for k in none.table})
+    assert tuned_plans([none]) == []
+
+
 # --- what is not looked at ---
 
 
@@ -268,6 +288,21 @@ def test_proposals_are_of_four_digits_whole_where_they_should_be_and_quiet(capsy
         proposals.tell(asked["a.lr"])
     assert optuna.logging.get_verbosity() == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bounded_search_keeps_away_from_harm():
+    """The best score lies where harm is done, above 0.3; unbounded, proposals go there."""
+    near = {}
+    for bounded in (False, True):
+        proposals = Proposals({"a.lr": Between(low=0.0, high=1.0)}, seed=0, bounded=bounded)
+        asked = []
+        for _ in range(60):
+            x = proposals.ask()["a.lr"]
+            proposals.tell(1 - x, [x - 0.3])
+            asked.append(x)
+        near[bounded] = sum(0.2 <= x <= 0.3 for x in asked[10:])
+    assert near[True] > 10  # of 50; a blind draw would give 5
+    assert near[False] < 5
 
 
 def test_the_cost_is_told_beforehand(plan, store):

@@ -68,3 +68,21 @@ def test_where_every_trial_fails_the_command_does(cli, file, store):
     assert ran.code == 5
     assert "got none for fine-tune of class 3" in ran.err
     assert not best.exists()
+
+
+def test_a_setting_that_loses_too_much_is_marked_and_not_written(cli, file, store):
+    best = file.with_name("best.toml")
+    learn = ["model.width=4", "train.epochs=12", "train.lr=0.2", "train.schedule=one-cycle"]
+    sets = [f"--set={told}" for told in (*learn, "tune.allowed_loss={RA=5.0}")]
+    ran = cli("tune", file, "--store", store, "-o", best, *sets, "--set=tune.unlearn.lr=[1e-9,2.0]")
+    assert ran.code == 0
+    assert "best: unlearn.lr = 1e-09" in ran.out
+    assert "! further below the retrains than allowed (RA 5 points): not chosen" in ran.out
+    assert best.read_text().startswith(
+        "# knobs chosen by secateur tune: 3 trials by surrogate, seed 0; loss allowed: RA 5 points\n"
+    )
+    best.unlink()
+    ran = cli("tune", file, "--store", store, "-o", best, *sets, "--set=tune.unlearn.lr=[2.0]")
+    assert ran.code == 5
+    assert "expected a trial that loses no more than allowed_loss (RA 5 points), got none for " in ran.err
+    assert not best.exists()

@@ -64,10 +64,7 @@ def tune(
     if output is not None:
         _write(tuned, output)
     if failed := [one for one in tuned if one.failed]:
-        raise StepError(
-            f"expected a trial that could be finished, got none for {_named(failed[0])}: "
-            f"{failed[0].trials[-1].fault}; name other values in [tune]"
-        )
+        raise StepError(_why_none(failed[0]))
 
 
 def _check_output(path: Path | None, plan: Path) -> None:
@@ -89,6 +86,23 @@ def _named(one: Tuned) -> str:
     return f"{', '.join(one.methods) or 'no unlearning'} of {one.request}"
 
 
+def _why_none(one: Tuned) -> str:
+    if all(trial.fault for trial in one.trials):
+        return (
+            f"expected a trial that could be finished, got none for {_named(one)}: {one.trials[-1].fault}; "
+            "name other values in [tune]"
+        )
+    return (
+        f"expected a trial that loses no more than allowed_loss ({_allowed(one)}), got none for "
+        f"{_named(one)}: all fall further below the retrains, or could not be finished; name gentler values "
+        "in [tune], or allow more"
+    )
+
+
+def _allowed(one: Tuned) -> str:
+    return ", ".join(f"{name} {most:g} points" for name, most in one.search.allowed_loss.items())
+
+
 def _print(one: Tuned) -> None:
     """The trials of a cell, best first; its best knobs; its cost."""
 
@@ -106,10 +120,14 @@ def _print(one: Tuned) -> None:
         shown.add_column(escape(column), justify="right", no_wrap=True)
     for trial in one.ranked:
         cells = [str(trial.number), *(escape(str(trial.knobs[name])) for name in names)]
-        gaps = [f"{trial.gaps[gap]:+.2f}" for gap in GAPS if not trial.fault]
+        gaps = [
+            f"{trial.gaps[gap]:+.2f}{'!' if gap in trial.lost else ''}" for gap in GAPS if not trial.fault
+        ]
         cells += ["failed"] if trial.fault else [f"{trial.score:.2f}", *gaps, f"{trial.seconds:.2f}"]
         shown.add_row(*cells)
     Console().print(shown)
+    if any(trial.lost for trial in one.trials):
+        line(f"! further below the retrains than allowed ({_allowed(one)}): not chosen")
     if one.best is not None:
         line("best: " + ", ".join(f"{name} = {value}" for name, value in one.best.knobs.items()))
         mean = "1 retrain" if one.references == 1 else f"the mean of {one.references} retrains"
@@ -139,8 +157,8 @@ def _write(tuned: list[Tuned], path: Path) -> None:
     for number, table in enumerate(plans, start=1):
         at = path if len(plans) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         search = tuned[0].search
-        head = (
-            f"# knobs chosen by secateur tune: {search.trials} trials by {search.by}, seed {search.seed}\n\n"
-        )
-        at.write_text(head + to_toml(table), encoding="utf-8")
+        head = f"# knobs chosen by secateur tune: {search.trials} trials by {search.by}, seed {search.seed}"
+        if allowed := _allowed(tuned[0]):
+            head += f"; loss allowed: {allowed}"
+        at.write_text(f"{head}\n\n" + to_toml(table), encoding="utf-8")
         say(f"wrote {at}: secateur {'grid' if 'grid' in table else 'run'} {at}")

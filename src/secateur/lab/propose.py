@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from secateur.errors import UsageError
 from secateur.lab.search import Between, Range
+
+HARM = "harm"
 
 
 class Proposals:
@@ -17,15 +19,18 @@ class Proposals:
     Args:
         ranges: Name of a knob to its range.
         seed: Of the sampler.
+        bounded: Whether a setting may do too much harm to be chosen, as ``tell`` is then told.
 
     Raises:
         UsageError: Optuna is not installed.
     """
 
-    def __init__(self, ranges: Mapping[str, Range], seed: int) -> None:
+    def __init__(self, ranges: Mapping[str, Range], seed: int, *, bounded: bool = False) -> None:
         self._ranges = ranges
+        harm = (lambda trial: trial.user_attrs[HARM]) if bounded else None
         with quiet() as optuna:
-            self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+            sampler = optuna.samplers.TPESampler(seed=seed, constraints_func=harm)
+            self._study = optuna.create_study(sampler=sampler)
 
     def ask(self) -> dict[str, Any]:
         """The next setting: name of a knob to its value, of four digits where it is no whole number."""
@@ -33,9 +38,15 @@ class Proposals:
             self._trial = self._study.ask()
             return {name: self._draw(name, values) for name, values in self._ranges.items()}
 
-    def tell(self, score: float) -> None:
-        """How it went with the setting that was asked for last; lower is better."""
+    def tell(self, score: float, harm: Sequence[float] = ()) -> None:
+        """How it went with the setting that was asked for last.
+
+        Args:
+            score: Lower is better.
+            harm: Where bounded: by how much each bound is broken; at most 0 where it is kept.
+        """
         with quiet():
+            self._trial.set_user_attr(HARM, list(harm))
             self._study.tell(self._trial, score)
 
     def _draw(self, name: str, values: Range) -> Any:

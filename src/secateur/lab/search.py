@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,12 +26,17 @@ class Search:
             place, and no retrain of the request is made; "oracle": the request itself and its retrains.
         references: Retrained models to compare with; None: as many as the plan's retrain-gap asks for, or
             one where it asks for none.
+        allowed_loss: Name of a metric to the points by which a trial may lie below the mean of the retrains
+            and still be chosen; a metric without an entry may fall as it likes.
     """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 20
     seed: Seed = 0
     by: Literal["surrogate", "oracle"] = "surrogate"
     references: Annotated[int, Field(ge=1)] | None = None
+    allowed_loss: Mapping[Literal["RA", "TA"], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,10 @@ def read_search(table: Table) -> tuple[Search, Ranges, list[str]]:
                 else f'tune: unknown key "{name}", {nearest(name, plain)}; a knob of a step is named by the '
                 'step\'s label and a dot, such as "unlearn.lr"'
             )
+            continue
+        if name.startswith("allowed_loss."):
+            metric = name.partition(".")[2]
+            faults.append(f'tune: "{name}" names no step: write allowed_loss = {{ {metric} = {value!r} }}')
             continue
         try:
             ranges[name] = _range(value, f'tune: "{name}"')

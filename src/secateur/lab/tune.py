@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,14 @@ def rehearse(table: Table, store: Path, *, source: str = "the plan") -> list[Pla
     search, cells = read_cells(table, source=source)
     plans = []
     for stand in [_Stand.of(cell, search, lab) for cell in cells if cell.ranges]:
-        proposals = Proposals(stand.cell.ranges, search.seed)
+        proposals = _proposals(stand.cell, search)
         for _ in range(search.trials):
             try:
                 plans.append(read_plan(filled(stand.plan.table, proposals.ask())))
             except UsageError:  # knobs that do not go together: a trial without cost
                 continue
             finally:
-                proposals.tell(WORST)
+                proposals.tell(WORST, _harm({}, search))
     return plans
 
 
@@ -144,11 +144,11 @@ class _Stand:
             after=original,
             references=[Reference.retrained(outputs, self.ground.split) for outputs in said],
         )
-        proposals, trials = Proposals(cell.ranges, self.search.seed), []
+        proposals, trials = _proposals(cell, self.search), []
         spent: dict[str, float] = {}
         for number in range(1, self.search.trials + 1):
             trial = self._try(number, proposals.ask(), lab, evidence, spent)
-            proposals.tell(WORST if trial.fault else trial.score)
+            proposals.tell(WORST if trial.fault else trial.score, _harm(trial.gaps, self.search))
             trials.append(trial)
             advance(1)
         tuned = replace(
@@ -188,7 +188,23 @@ class _Stand:
             link.key: trace.seconds for link, trace in zip(links[1:][self.plan.unlearn :], ours, strict=True)
         }
         gaps = {name: finding.estimates[f"gap.{name}"].value for name in METRICS}
-        return Trial(number=number, knobs=knobs, score=_score(finding), gaps=gaps, seconds=_seconds(ours))
+        return Trial(
+            number=number,
+            knobs=knobs,
+            score=_score(finding),
+            gaps=gaps,
+            seconds=_seconds(ours),
+            lost=tuple(name for name, most in self.search.allowed_loss.items() if gaps[name] < -most),
+        )
+
+
+def _proposals(cell: Cell, search: Search) -> Proposals:
+    return Proposals(cell.ranges, search.seed, bounded=bool(search.allowed_loss))
+
+
+def _harm(gaps: Mapping[str, float], search: Search) -> list[float]:
+    """Points lost beyond what is allowed; without gaps the trial failed, and lost all."""
+    return [-gaps.get(name, -WORST) - most for name, most in search.allowed_loss.items()]
 
 
 def _judge(plan: Plan, evidence: Evidence) -> Finding:

@@ -21,6 +21,7 @@ class Trial:
         score: The disparity to the mean of the retrains, in points; NaN where there is none.
         gaps: Name of a metric to candidate less mean of the retrains, in points.
         seconds: Of unlearning; NaN where it could not be finished.
+        lost: The metrics in which it lies further below the retrains than ``[tune]`` allows.
         fault: Why it could not be finished; else empty.
     """
 
@@ -29,7 +30,13 @@ class Trial:
     score: float = math.nan
     gaps: Mapping[str, float]
     seconds: float = math.nan
+    lost: tuple[str, ...] = ()
     fault: str = ""
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may be chosen: finished, and without more loss than allowed."""
+        return not (self.fault or self.lost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +74,17 @@ class Tuned:
 
     @property
     def ranked(self) -> tuple[Trial, ...]:
-        """The trials, best first, those that could not be finished last."""
-        return tuple(sorted(self.trials, key=lambda trial: (bool(trial.fault), trial.score, trial.number)))
+        """The trials, best first; behind them those that lost too much, then those that failed."""
+        return tuple(sorted(self.trials, key=lambda t: (bool(t.fault), bool(t.lost), t.score, t.number)))
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the lowest score, the first of equals; None where none could be finished."""
-        return next((trial for trial in self.ranked if not trial.fault), None)
+        """The eligible trial with the lowest score, the first of equals; None where none is eligible."""
+        return next((trial for trial in self.ranked if trial.eligible), None)
 
     @property
     def failed(self) -> bool:
-        """Whether there were trials, and none could be finished."""
+        """Whether there were trials, and none may be chosen."""
         return bool(self.trials) and self.best is None
 
 
