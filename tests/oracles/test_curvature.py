@@ -33,8 +33,10 @@ from secateur.maths.curvature.model import choose, look
 from secateur.maths.curvature.precondition import _signal
 from secateur.maths.curvature.samples import RowGradients
 from secateur.maths.curvature.solvers import rank_one_solve
+from secateur.zoo import transformers
 
 ROWS = 9
+IMAGES = {"classes": 3, "channels": 2, "size": 4}
 
 
 def generator(seed=0):
@@ -347,6 +349,30 @@ ODD = {
     "wrong rule": two(lambda m, x: m.b(Wrong.apply(m.a(x))), b=nn.PReLU()),
     "checkpoint": two(lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=False)), b=nn.PReLU()),
     "counting": two(counting, count=nn.Buffer(torch.zeros(4))),
+    "swin": partial(
+        transformers,
+        architecture="swin",
+        config={"patch_size": 1, "window_size": 2, "embed_dim": 4, "depths": [2, 1], "num_heads": [2, 2]},
+        **IMAGES,
+    ),
+    "vit": partial(
+        transformers,
+        architecture="vit",
+        config={
+            "patch_size": 2,
+            "hidden_size": 4,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 6,
+        },
+        **IMAGES,
+    ),
+    "convnext": partial(
+        transformers,
+        architecture="convnext",
+        config={"patch_size": 1, "num_stages": 2, "depths": [1, 1], "hidden_sizes": [3, 4]},
+        **IMAGES,
+    ),
 }
 NETS = {
     "convolution": convolution,

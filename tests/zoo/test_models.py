@@ -29,6 +29,14 @@ SIZES = {
     "resnet50": 8,
     "vgg16_bn": 32,
     "vit_tiny": 32,
+    "transformers": 16,
+}
+GIVEN = {
+    "transformers": {
+        "architecture": "swin",
+        "size": 16,
+        "config": {"patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2]},
+    }
 }
 each_network = pytest.mark.parametrize("name", SIZES)
 RUN = sc.Run(seed=3, threads=1)
@@ -36,7 +44,7 @@ RUN = sc.Run(seed=3, threads=1)
 
 def fresh(name):
     with RUN.seeded("init"):
-        return getattr(zoo, name)(channels=3, classes=7).eval()
+        return getattr(zoo, name)(channels=3, classes=7, **GIVEN.get(name, {})).eval()
 
 
 @functools.cache
@@ -367,7 +375,9 @@ def test_a_file_of_another_network_is_refused_in_a_sentence(other, told):
 # refusals
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "mlp", "resnet20s", "resnet18", "vgg16_bn", "vit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["small_cnn", "mlp", "resnet20s", "resnet18", "vgg16_bn", "vit_tiny", "transformers"]
+)
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -379,7 +389,7 @@ def test_a_file_of_another_network_is_refused_in_a_sentence(other, told):
 )
 def test_constants_that_cannot_be_are_refused(name, given, told):
     with torch.device("meta"), pytest.raises(UsageError, match=f"^expected .*{told}"):
-        getattr(zoo, name)(channels=3, **given)
+        getattr(zoo, name)(channels=3, **GIVEN.get(name, {}), **given)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn"])
@@ -395,7 +405,7 @@ def test_other_channels_are_refused(name):
         made(name)(x)
 
 
-@pytest.mark.parametrize("name", ["mlp", "vit_tiny"])
+@pytest.mark.parametrize("name", ["mlp", "vit_tiny", "transformers"])
 def test_another_size_is_refused(name):
     size = SIZES[name]
     with pytest.raises(

@@ -8,15 +8,16 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from secateur import __version__, knobs
 from secateur.audit import judge
@@ -339,7 +340,7 @@ class Lab:
             | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},
-            versions=_versions(),
+            versions=_versions() | _built_with(new.model),
             hardware=_hardware(ground.run),
             created=_now(),
         )
@@ -379,6 +380,15 @@ def _versions() -> Mapping[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def _built_with(model: nn.Module) -> dict[str, str]:
+    """Packages that the layers of a model come from, to their versions."""
+    found = {}
+    for name in sorted({type(module).__module__.partition(".")[0] for module in model.modules()}):
+        with suppress(PackageNotFoundError):  # a module of the user's own
+            found[name] = version(name)
+    return found
 
 
 def _hardware(run: Run) -> Mapping[str, Any]:

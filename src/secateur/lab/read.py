@@ -52,6 +52,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "resnet50": zoo.resnet50,
     "vgg16-bn": zoo.vgg16_bn,
     "vit-tiny": zoo.vit_tiny,
+    "transformers": zoo.transformers,
 }
 # what the data tells a network that takes it, where the plan does not
 TOLD = ("classes", "channels", "size", "mean", "std")

@@ -11,6 +11,7 @@ from secateur.zoo.datasets import (
     svhn,
     tiny_imagenet,
 )
+from secateur.zoo.hugging_face import transformers
 from secateur.zoo.models import Normalize, mlp, small_cnn
 from secateur.zoo.poison import Blend, Patch
 from secateur.zoo.resnet import resnet18, resnet20s, resnet44s, resnet50, resnet56s
@@ -37,6 +38,7 @@ __all__ = [
     "small_cnn",
     "svhn",
     "tiny_imagenet",
+    "transformers",
     "vgg16_bn",
     "vit_tiny",
 ]
