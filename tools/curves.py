@@ -1,7 +1,8 @@
 """Draw what a grid says: ``python tools/curves.py STORE FOLDER --plan PLAN --over sparsity|gamma``.
 
-``curves.csv`` has a line for each setting, in percent and points; ``curves.svg`` a panel for each request and
-measure: over sparsity the gap to the retrain of the same start, over gamma the measure itself.
+``curves.csv`` has a line for each setting, in percent and points, with ``--originals`` the model that it
+started from, too; ``curves.svg`` a panel for each request and measure: over sparsity the gap to the retrain
+of the same start, over gamma the measure itself.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ COLOURS = ("#1f5c42", "#b5651d", "#7a5195", "#c23b64", "#3b6ea8", "#6b6b6b", "#a
 MARKERS = "os^vDxP*"
 
 
-def main(records: list[Record], folder: Path, over: str) -> None:
+def main(records: list[Record], folder: Path, over: str, *, beside: bool = False) -> None:
     every = [row for row in summarise(records) if row.records]
     rows = [row for row in every if row.kind != "original"]
     originals = {(row.request, row.start): row for row in every if row.kind == "original"}
     points = sorted(
-        (point(row, over, originals) for row in rows), key=lambda p: (p["request"], p["line"], p[over])
+        (point(row, over) | (before(row, originals) if beside else {}) for row in rows),
+        key=lambda p: (p["request"], p["line"], p[over]),
     )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "curves.csv").open("w", newline="") as file:
@@ -40,7 +42,7 @@ def main(records: list[Record], folder: Path, over: str) -> None:
     draw(drawn, folder / "curves.svg", over)
 
 
-def point(row: Row, over: str, originals: Mapping[tuple[str, str], Row]) -> dict[str, Any]:
+def point(row: Row, over: str) -> dict[str, Any]:
     run = row.records[0]
     pruned = [step.step for step in run.steps[: run.unlearn] if step.step != "train"]
     way = " + ".join(dict.fromkeys(pruned)) or "dense"
@@ -60,12 +62,14 @@ def point(row: Row, over: str, originals: Mapping[tuple[str, str], Row]) -> dict
     for name in MEASURES:
         for key in (name, f"gap.{name}"):
             found[key] = value(row, key)
-    found |= {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
+    return found | {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
+
+
+def before(row: Row, originals: Mapping[tuple[str, str], Row]) -> dict[str, Any]:
+    """What the model was that a row started from: how well it knew its rows, and what it was judged."""
+    names = {"train_accuracy": "train", **{name: name for name in MEASURES}, "disparity": "disparity"}
     original = originals[row.request, row.start]
-    return found | {
-        "train_accuracy_of_original": value(original, "train"),
-        "disparity_of_original": value(original, "disparity"),
-    }
+    return {f"{name}_of_original": value(original, key) for name, key in names.items()}
 
 
 def told(value: Any) -> Any:
@@ -116,6 +120,7 @@ if __name__ == "__main__":
     arguments.add_argument(
         "--beside", type=Path, action="append", default=[], help="another plan, in the same figure"
     )
+    arguments.add_argument("--originals", action="store_true", help="columns of the original")
     asked = arguments.parse_args()
-    plans = [asked.plan, *asked.beside]
-    main([r for plan in plans for r in of_plan(asked.store, plan, asked.set)], asked.folder, asked.over)
+    records = [r for plan in (asked.plan, *asked.beside) for r in of_plan(asked.store, plan, asked.set)]
+    main(records, asked.folder, asked.over, beside=asked.originals)

@@ -2,7 +2,8 @@
 
 WAYS is a ``curves.csv`` of ``tools/curves.py``, SPARSITY a table of ``tools/results.py``, by magnitude. Each
 network is a point: the accuracy of the original on its training rows, and for each request the disparity of
-the untouched original, of fine-tune and of l1-sparse; as ``memory.csv`` and ``memory.svg`` in FOLDER.
+the untouched original, of fine-tune and of l1-sparse; as ``memory.csv`` and ``memory.svg`` in FOLDER. A label
+is the network's sparsity in percent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 
 METHODS = ("original", "fine-tune", "l1-sparse")
 COLUMNS = ("request", "way", "sparsity", "method", "train_accuracy_of_original", "disparity")
+CROWDED = 99  # percent known, from which on the points lie too close to be told apart by labels
 Line = dict[str, str | float]
 
 
@@ -80,10 +82,9 @@ def draw(lines: list[Line], path: Path) -> None:
                     gap = [float(line["disparity"]) for line in here]
                     axes.scatter(at, gap, marker=MARKERS[i], color=COLOURS[i], label=way, s=30, zorder=3)
                     for x, y, line in zip(at, gap, here, strict=True):
-                        text = f"{100 * float(line['sparsity']):.0f}"
-                        axes.annotate(
-                            text, (x, y), xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=7
-                        )
+                        if x < CROWDED:
+                            text = f"{100 * float(line['sparsity']):.0f}"
+                            axes.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
                 axes.set_title(f"{request}: {method}", fontsize=9)
                 axes.grid(color="#e5e5e5", linewidth=0.6)
                 axes.spines[["top", "right"]].set_visible(False)

@@ -94,7 +94,7 @@ def priced(by: Mapping[str, Mapping[Key, Row]]) -> Iterator[dict[str, Any]]:
             **dict(zip(("request", "start", "method"), place[:3], strict=True)),
             "seeds": len(seeds),
             **{f"knobs_{side}": told(here[side]) if side in found else "" for side in by},
-            **{f"{side}{end}": v for side in by for end, v in ends(shared.get(side)).items()},
+            **{f"{side}{end}": v for side in by for end, v in ends(shared.get(side), least=0.0).items()},
             **{f"price{end}": v for end, v in ends(price).items()},
         }
 
@@ -110,11 +110,11 @@ def of_seeds(spread: Spread, seeds: tuple[int, ...], wanted: list[int]) -> Sprea
     return shared if len(wanted) == len(seeds) else replace(shared, low=math.nan, high=math.nan)
 
 
-def ends(spread: Spread | None) -> dict[str, float]:
+def ends(spread: Spread | None, least: float = -math.inf) -> dict[str, float]:
     """The mean and a 95 % interval; NaN where there is none."""
     if spread is None or not spread.n:
         return dict.fromkeys(("", "_low", "_high"), math.nan)
-    low, high = interval(spread)
+    low, high = interval(spread, least)
     return {"": spread.mean, "_low": low, "_high": high}
 
 

@@ -1,8 +1,9 @@
 """Write what a finished grid says into a folder: ``python tools/results.py STORE FOLDER [--plan PLAN]``.
 
 ``table.csv`` has the columns of the paper's main table in percent, points and minutes; beside them: the ends
-of a 95 % interval (over seeds, Student's; of the one run, its own), the number of seeds, how often each
-verdict fell, and the train accuracy of the original. ``report.html`` is the report page of these runs.
+of a 95 % interval (over seeds, Student's, within what the measure can be; of the one run, its own), the
+number of seeds, how often each verdict fell, and the train accuracy of the original; last a line for each
+cell of the plan that has no run. ``report.html`` is the report page of these runs.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scipy.stats import t as student
 
-from secateur.lab import expand, load
+from secateur.lab import Plan, expand, load
 from secateur.lab.grid import runs_of
 from secateur.lab.review import all_runs
 from secateur.record import Record
@@ -28,13 +31,35 @@ LEVEL = 0.95
 def main(asked: argparse.Namespace) -> None:
     records = of_plan(asked.store, asked.plan, asked.set)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    lines = list(table(summarise(records), asked.value))
+    lines = list(table(summarise(records), asked.value, judged(asked)))
+    if asked.plan is not None:
+        lines += without(expand(load(asked.plan, asked.set)), records, list(lines[0]))
     with (asked.folder / asked.table).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
     if not asked.no_page:
         write_page(records, asked.folder / "report.html")
+
+
+def judged(asked: argparse.Namespace) -> dict[tuple[str, str, str], str]:
+    """The verdicts of other runs of the same plan, such as the one seed for which references were made."""
+    if not asked.judged:
+        return {}
+    rows = summarise(of_plan(asked.store, asked.plan, asked.judged))
+    return {(row.request, row.start, row.label): row.verdict for row in rows}
+
+
+def without(plans: list[Plan], records: list[Record], columns: list[str]) -> Iterator[dict[str, object]]:
+    """A line for what has no run, so that no cell is missing without a word."""
+    missing: Counter[tuple[str, str, float]] = Counter()
+    for plan in plans:
+        if plan.unlearn is not None and not runs_of([plan], records):
+            sparse = (getattr(p.step, "sparsity", 0.0) for p in plan.steps[: plan.unlearn])
+            missing[str(plan.data.forget), plan.steps[plan.unlearn].use, max(sparse)] += 1
+    for (request, method, sparsity), count in missing.items():
+        told = {"scenario": request, "method": method, "sparsity": sparsity, "seeds": 0}
+        yield dict.fromkeys(columns, "") | told | {"verdicts": f"no result in {count} runs"}
 
 
 def of_plan(store: Path, plan: Path | None, sets: list[str]) -> list[Record]:
@@ -50,7 +75,9 @@ def of_plan(store: Path, plan: Path | None, sets: list[str]) -> list[Record]:
     return found
 
 
-def table(rows: list[Row], more: Sequence[str] = ()) -> Iterator[dict[str, object]]:
+def table(
+    rows: list[Row], more: Sequence[str] = (), verdicts: Mapping[tuple[str, str, str], str] | None = None
+) -> Iterator[dict[str, object]]:
     trained = ""
     for row in rows:
         if row.kind == "original":
@@ -63,31 +90,33 @@ def table(rows: list[Row], more: Sequence[str] = ()) -> Iterator[dict[str, objec
         for name, column in MEASURES.items():
             line |= _columns(column, row.values.get(name))
         took = row.values.get("RTE")
+        minutes = replace(took, unit="min", each=tuple(s / 60 for s in took.each)) if took else None
         yield (
             line
-            | _columns("disparity_average", row.values.get("disparity"))
+            | _columns("disparity_average", row.values.get("disparity"), least=0.0)
+            | _columns("rte_minutes", minutes, least=0.0)
             | {
-                "rte_minutes": f"{took.mean / 60:.2f}" if took else "",
                 "seeds": row.count,
-                "verdicts": row.verdict,
+                "verdicts": (verdicts or {}).get((row.request, row.start, row.label), row.verdict),
                 "train_accuracy_of_original": trained,
             }
             | {k: v for name in more for k, v in _columns(name, row.values.get(name)).items()}
         )
 
 
-def _columns(name: str, spread: Spread | None) -> dict[str, str]:
-    low, high = interval(spread) if spread else (math.nan, math.nan)
+def _columns(name: str, spread: Spread | None, least: float = -math.inf) -> dict[str, str]:
+    low, high = interval(spread, least) if spread else (math.nan, math.nan)
     ends = {f"{name}_{end}": _percent(value, spread) for end, value in (("low", low), ("high", high))}
     return {name: _number(spread), f"{name}_std": _percent(spread.std, spread) if spread else "", **ends}
 
 
-def interval(spread: Spread) -> tuple[float, float]:
-    """Of the mean over seeds; with one, of that run."""
+def interval(spread: Spread, least: float = -math.inf) -> tuple[float, float]:
+    """Of the mean over seeds, at least ``least``, and of a share within 0 and 1; with one, of that run."""
     if spread.std is None:
         return spread.low, spread.high
     reach = float(student.ppf((1 + LEVEL) / 2, spread.n - 1)) * spread.std / spread.n**0.5
-    return spread.mean - reach, spread.mean + reach
+    low, high = (0.0, 1.0) if spread.unit == "share" else (least, math.inf)
+    return max(spread.mean - reach, low), min(spread.mean + reach, high)
 
 
 def _number(spread: Spread | None) -> str:
@@ -114,6 +143,9 @@ if __name__ == "__main__":
     arguments.add_argument("--table", default="table.csv", help="name of the table")
     arguments.add_argument(
         "--value", action="append", default=[], help="a number more, such as threshold/gap.phi.AUC"
+    )
+    arguments.add_argument(
+        "--judged", action="append", default=[], help="a --set of the runs that the verdicts are taken from"
     )
     arguments.add_argument("--no-page", action="store_true", help="the table alone")
     main(arguments.parse_args())
