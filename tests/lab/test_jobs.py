@@ -10,6 +10,7 @@ import pytest
 
 from secateur.errors import NotFinite, StepError, UsageError
 from secateur.lab import expand, run_grid
+from secateur.lab.execute import cpus
 from secateur.lab.workers import gpus, one_gpu
 
 from .conftest import OUTSIDE
@@ -149,6 +150,16 @@ def test_the_exit_code_and_the_lines_of_a_grid_without_a_terminal(command, tmp_p
         assert f" {line}\n" in err
     assert "secateur: run 2 of 2 failed: expected a finite loss, got " in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("jobs", "more"), [(1, 1), (2, 0), (2, 1)])
+def test_jobs_that_want_more_threads_than_there_are_cores_are_told(cli, tmp_path, text, jobs, more):
+    threads = cpus() // 2 + more
+    (tmp_path / "plan.toml").write_text(text.replace("threads = 1", f"threads = {threads}"))
+    ran = cli("grid", tmp_path / "plan.toml", "--jobs", jobs, "--store", tmp_path / "store")
+    assert ran.code == 0, ran.err
+    told = f"2 jobs want {2 * threads} threads and there are {cpus()} cores"
+    assert (told in ran.err) == (jobs == 2 and more == 1)
 
 
 def test_ctrl_c_stops_the_workers_and_says_that_nothing_is_lost(command, tmp_path, text):

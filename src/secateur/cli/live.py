@@ -59,6 +59,12 @@ class Shown:
                     f"{event['threads']}, which is part of a run's key; threads = {event['threads']} in the "
                     "plan gives the same runs under any --jobs"
                 )
+            if crowd := event["crowd"]:
+                say(
+                    f"secateur: {event['jobs']} jobs want {crowd['threads']} threads and there are "
+                    f"{crowd['cores']} cores, so they will wait for one another: fewer --jobs, or fewer "
+                    "threads in the plan, are faster"
+                )
         elif what == "failed":
             self._another_failed(1)
         if what == "died":

@@ -16,7 +16,7 @@ from typing import Protocol
 from secateur.errors import SecateurError, StepError, StoreError, UsageError, nearest
 from secateur.lab.checkpoints import EVERY
 from secateur.lab.cluster import Cluster
-from secateur.lab.execute import RECORD, Lab
+from secateur.lab.execute import RECORD, Lab, cpus
 from secateur.lab.locks import Maker, Waiting
 from secateur.lab.log import Event, Log, changed
 from secateur.lab.plan import Plan
@@ -188,7 +188,7 @@ def run_grid(
     about = {"plan": source, "content": content, "pid": os.getpid(), "host": platform.node()}
     about |= {"runs": len(plans), "before": changed(store, source, content)}
     with lab.progress.bar("runs", len(plans)) as advance, Log(store, hear) as log:
-        log("start", **about, engine=engine, jobs=jobs, threads=shared)
+        log("start", **about, engine=engine, jobs=jobs, threads=shared, crowd=_crowd(plans, jobs, address))
         grid = _Grid(plans, lab, log, advance)
         with place:
             grid.run(place)
@@ -198,6 +198,14 @@ def run_grid(
         failures=tuple(sorted(grid.failures.items())),
         taken=tuple(grid.taken),
     )
+
+
+def _crowd(plans: Sequence[Plan], jobs: int, address: str | None) -> dict[str, int] | None:
+    """Threads that the jobs want together, and the cores that there are, where those are fewer."""
+    wanted, have = jobs * max(plan.settings.threads or 1 for plan in plans), cpus()
+    if address is not None or jobs == 1 or have is None or wanted <= have:
+        return None
+    return {"threads": wanted, "cores": have}
 
 
 class _Grid:

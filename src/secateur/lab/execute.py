@@ -340,7 +340,7 @@ class Lab:
             | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},
-            versions=_versions() | _built_with(new.model),
+            versions={**_versions(), **_built_with(new.model)},
             hardware=_hardware(ground.run),
             created=_now(),
         )
@@ -393,10 +393,11 @@ def _built_with(model: nn.Module) -> dict[str, str]:
 
 def _hardware(run: Run) -> Mapping[str, Any]:
     gpu = torch.cuda.get_device_name(run.where) if run.where.type == "cuda" else None
-    return {"system": f"{platform.system()} {platform.machine()}", "cpus": _cpus(), "cpu": _cpu(), "gpu": gpu}
+    return {"system": f"{platform.system()} {platform.machine()}", "cpus": cpus(), "cpu": _cpu(), "gpu": gpu}
 
 
-def _cpus() -> int | None:
+def cpus() -> int | None:
+    """Cores that this process may use; None where nobody knows."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
 
