@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import transformers
+from safetensors.torch import load_file
 
 import secateur as sc
 from secateur import knobs, lab
@@ -62,13 +64,35 @@ def test_the_method_in_a_plan_and_the_audit_of_its_run(here: Path) -> None:
 
 
 def test_the_plan_of_start_is_a_plan() -> None:
-    whole, trojan, grid = (tomllib.loads(block) for block in _blocks("docs/start.md", "toml"))
+    whole, trojan, library, grid = (tomllib.loads(block) for block in _blocks("docs/start.md", "toml"))
     (plan,) = lab.expand(whole)
     assert plan.unlearn == 1
     assert plan.reference is not None
     assert len(lab.expand({**whole, **grid})) == 3 * 2 * 2 * 2
     (plan,) = lab.expand({**whole, "data": whole["data"] | trojan["data"]})
+    assert lab.expand({**whole, **library})[0].model.knobs["architecture"] == "swin"
     assert str(plan.data.poison).endswith("to class 0, by a patch of 2 x 2, white, at (6, 6)")
+
+
+def test_a_model_of_transformers_goes_into_a_plan_as_start_says(here: Path) -> None:
+    (code,) = _blocks("docs/start.md", "python")
+    sizes = {"patch_size": 2, "window_size": 2, "embed_dim": 4, "depths": [1], "num_heads": [1]}
+    config = transformers.SwinConfig(num_labels=10, num_channels=1, image_size=8, **sizes)
+    trained = transformers.SwinForImageClassification(config)
+    trained.save_pretrained(here / "FOLDER")
+    exec(compile(code, "start.md", "exec"), {})
+    model = {"use": "transformers", "architecture": "swin", "config": sizes, "weights": "net.safetensors"}
+    plan = {
+        "data": {"use": "digits", "holdout": [1, 2, 3], "forget": {"how": "class", "classes": [3]}},
+        "model": model,
+        "step": [{"use": "gradient-ascent", "epochs": 1, "lr": 1e-9}],
+        "reference": {"use": "retrain", "epochs": 1},
+        "audit": [{"use": "accuracy"}],
+    }
+    record = lab.run_plan(*lab.expand(plan), here / "store")
+    weights = load_file(here / "store" / record.files["weights"])
+    head = trained.classifier.weight.detach()
+    assert (weights["classifier.weight"] - head).abs().max() < 1e-6 < head.abs().max()
 
 
 def test_start_names_every_key_of_a_plan() -> None:
