@@ -1,4 +1,4 @@
-"""The tiny plan and the command line (``tests/plans.py``), and small folders in place of the public data sets."""
+"""The tiny plan and the command line of ``tests/plans.py``, and small folders of public data sets."""
 
 from functools import cache
 
@@ -22,7 +22,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory):
-    """Data set to a folder of its layout, made once: 60 images to train on, 20 to test on, in ten classes by turns."""
+    """Data set to a folder of its layout, made once: images of noise, in ten classes by turns."""
 
     @cache
     def made(name):

@@ -1,4 +1,4 @@
-"""Every recipe that ships parses, expands, stands and runs: at full size its cost is told, at a small one it is run."""
+"""Every recipe that ships parses, expands and stands at full size, and runs at a small one."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from secateur import lab, zoo
+from secateur.allocator import keep_freed_memory
 from secateur.card import name_of
 from secateur.lab import estimate, expand, load, run_grid
 
@@ -55,6 +56,37 @@ def test_it_stands(path, tmp_path, folder_of):
     assert not store.exists()
 
 
+def test_the_demo_runs(tmp_path):
+    small = ["grid.seed=[0]", "data.test=0.8", "model.width=2", "train.epochs=3"]
+    table = load(ROOT / "demo.toml", small)
+    table["grid"]["data.forget"] = table["grid"]["data.forget"][:1]
+    for entry in table["grid"]["unlearn"]:
+        entry["epochs"] = 1
+    for entries in table["grid"]["prune"]:
+        for entry in entries:
+            if entry["use"] == "train":
+                entry |= {"epochs": 3}
+    plans = expand(table)
+    assert len(plans) == 2 * 4
+    ended = run_grid(plans, tmp_path)
+    assert not ended.failures
+    assert len({record.key for record in ended.records}) == len(plans)
+    # one training serves them all; what is pruned is trained on once; five references for each
+    # sparsity, beside the retrains that are candidates
+    methods = dict.fromkeys(("fine-tune", "gradient-ascent", "l1-sparse"), 2)
+    assert {use: ended.taken.count(use) for use in set(ended.taken)} == {
+        **methods,
+        "train": 2,
+        "magnitude": 1,
+        "retrain": 2 * 5 + 2,
+    }
+    for record in ended.records:
+        assert [finding.audit for finding in record.findings] == ["accuracy", "mia-efficacy", "retrain-gap"]
+        assert len(record.references) == 5
+        sparse = len(record.steps) == 4
+        assert (record.sparsity > 0.85) == sparse
+
+
 # --- run, at a small size ---
 
 
@@ -66,17 +98,18 @@ def test_what_is_shrunk_is_there():
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """One for all recipes: what they share is trained once, as their heads say."""
+    keep_freed_memory()  # as the command line does
     return tmp_path_factory.mktemp("store")
 
 
-def small(path, folder_of):
-    """A recipe's cells, few and small, as plans."""
-    plans = []
-    for table in diagonal(shrunk(load(path), ROWS | WORK)):
-        use = table["grid"].get("data.use", [table["data"]["use"]])[0]
-        path = {} if use == "digits" else {"path": str(folder_of(use))}
-        plans += expand({**table, "data": {**table["data"], **path}}, source=str(path))
-    return plans
+def small(path):
+    return shrunk(load(path), ROWS | WORK)
+
+
+def placed(table, folder_of):
+    """A cell, its data where the made images are."""
+    use = table["grid"].get("data.use", [table["data"]["use"]])[0]
+    return table if use == "digits" else {**table, "data": {**table["data"], "path": str(folder_of(use))}}
 
 
 def classes_of(plan):
@@ -111,8 +144,8 @@ def check_rows(plan, rows):
 def check_steps(plan, record):
     """The original is the one that the plan trains and prunes, and what unlearns it is the plan's."""
     assert [trace.step for trace in record.steps] == [planned.use for planned in plan.steps]
-    size = record.split["rows"]
-    size["pool"] = size["forget"] + size["retain"]
+    size = dict(record.split["rows"])
+    size |= {"pool": size["forget"] + size["retain"]}
     for trace, planned in zip(record.steps, plan.steps, strict=True):
         if planned.use in ("train", "retrain"):
             (role,) = planned.step.reads
@@ -120,11 +153,8 @@ def check_steps(plan, record):
             assert trace.drawn == {role: passes * size[role]}
     original = record.steps[: record.unlearn]
     assert "pool" in original[-1].weights_saw
-    pruned = any(name_of(type(p.step)) in PRUNES for p in plan.steps[: record.unlearn])
-    assert pruned == (original[-1].sparsity > 0.1)
-
-
-PRUNES = {"magnitude", "iterative", "synflow", "snip", "grasp", "random"}
+    prunes = [".prune." in type(planned.step).__module__ for planned in plan.steps[: record.unlearn]]
+    assert (original[-1].sparsity > 0.1) == any(prunes)
 
 
 def check(plans, ended, store):
@@ -142,8 +172,62 @@ def check(plans, ended, store):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=of)
 def test_it_runs(path, store, folder_of):
-    """On a few dozen images of noise, every value of every axis once."""
-    plans = small(path, folder_of)
+    """On a few images of noise: every method, network and data set of every axis once."""
+    plans = [p for one in diagonal(small(path)) for p in expand(placed(one, folder_of), source=str(path))]
     asked = {planned.use for plan in expand(load(path)) for planned in plan.steps}
     assert {planned.use for plan in plans for planned in plan.steps} == asked
     check(plans, run_grid(plans, store), store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RECIPES if "tune" in load(path)], ids=of)
+def test_it_tunes(path, store, folder_of, tmp_path):
+    """Each method that ``[tune]`` names has its trials, and what is written runs."""
+    table = placed(searched(small(path)), folder_of)
+    found = lab.tune_plan(table, store)
+    ranges = {name for name in table["tune"] if "." in name}
+    assert {name for one in found for trial in one.trials for name in trial.knobs} == ranges
+    for one in found:
+        assert len(one.trials) == (0 if one.methods == ("retrain",) else 1)
+        assert [trial.fault for trial in one.trials if trial.fault] == []
+        assert all(math.isfinite(trial.score) for trial in one.trials)
+        if one.trials:
+            assert one.surrogate["how"] == table["data"]["forget"]["how"]
+            assert one.surrogate != table["data"]["forget"]
+            assert one.references == table["tune"].get("references", 2)
+            for name, value in one.best.knobs.items():
+                assert table["tune"][name]["low"] <= value <= table["tune"][name]["high"]
+    (made,) = lab.tuned_plans(found)
+    (tmp_path / "best.toml").write_text(lab.to_toml(made))
+    plans = expand(load(tmp_path / "best.toml"))
+    assert len(plans) == len(found) * len(found[0].seeds or [0])
+    last = plans[len(found) - 1 : len(found)]  # of the first seed
+    check(last, run_grid(last, store), store)
+
+
+# --- rows named by hand ---
+
+HELD = [path for path in RECIPES if isinstance(load(path)["data"].get("holdout"), list)]
+
+
+@pytest.mark.parametrize("path", HELD, ids=of)
+def test_rows_held_out_by_name_are_rows_of_the_set(path):
+    data = load(path)["data"]
+    assert data["use"] == "cifar10"
+    held = np.array(data["holdout"])
+    assert len(held) == 1_000 == data["limit"] - 10_000
+    assert (np.diff(held) > 0).all()
+    assert held[0] >= 0
+    assert held[-1] < 50_000
+
+
+@pytest.mark.slow
+def test_rows_held_out_by_name_are_those_that_the_main_table_never_sees():
+    """The sample of 11,000 without them is that of 10,000: so both studies stand on the same originals."""
+    path = str(real("cifar10"))
+    more, ours = (
+        set(zoo.cifar10(path=path, limit=n, memory="mapped").ids.tolist()) for n in (11_000, 10_000)
+    )
+    assert len(HELD) == 2
+    for recipe in HELD:
+        assert more - set(load(recipe)["data"]["holdout"]) == ours
