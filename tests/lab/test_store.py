@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -120,6 +121,25 @@ def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(store):
         (store.root / "steps" / name / "entry").mkdir(parents=True)
     store.ready()
     assert {name: (store.root / "steps" / name).exists() for name in names} == names
+
+
+def test_folders_that_come_and_go_beside_the_shelves_do_no_harm(store):
+    store.ready()
+    done = threading.Event()
+
+    def come_and_go():
+        while not done.is_set():
+            (store.root / "locks-of-another").mkdir()
+            (store.root / "locks-of-another").rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(come_and_go)
+        try:
+            for _ in range(1000):
+                assert store.left() == []
+        finally:
+            done.set()
+        other.result()
 
 
 def test_a_writer_that_is_killed_leaves_no_entry(store):

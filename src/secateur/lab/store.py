@@ -136,7 +136,9 @@ class Store:
 
     def left(self) -> list[Path]:
         """Temporary folders that nobody writes any more; of another machine, those a day old."""
-        return sorted(path for path in self.root.glob(f"*/{_WRITING}*") if _is_left(path))
+        # in the shelves alone: other folders, such as that of locks, may go while they are looked through
+        found = [path for kind in KINDS for path in (self.root / kind).glob(f"{_WRITING}*")]
+        return sorted(path for path in found if _is_left(path))
 
     def put(
         self, kind: Kind, key: str, files: Mapping[str, bytes], uses: Iterable[tuple[Kind, str]] = ()
