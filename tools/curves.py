@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from results import of_plan, parser
 
+from secateur.errors import SecateurError
 from secateur.record import Record
 from secateur.report import Row, summarise
 
@@ -122,5 +123,8 @@ if __name__ == "__main__":
     )
     arguments.add_argument("--originals", action="store_true", help="columns of the original")
     asked = arguments.parse_args()
-    records = [r for plan in (asked.plan, *asked.beside) for r in of_plan(asked.store, plan, asked.set)]
-    main(records, asked.folder, asked.over, beside=asked.originals)
+    try:
+        records = [r for plan in (asked.plan, *asked.beside) for r in of_plan(asked.store, plan, asked.set)]
+        main(records, asked.folder, asked.over, beside=asked.originals)
+    except SecateurError as error:
+        raise SystemExit(str(error)) from None

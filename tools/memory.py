@@ -101,4 +101,10 @@ if __name__ == "__main__":
     for name in ("ways", "sparsity", "folder"):
         parser.add_argument(name, type=Path)
     asked = parser.parse_args()
-    main(asked.ways, asked.sparsity, asked.folder)
+    try:
+        main(asked.ways, asked.sparsity, asked.folder)
+    except (OSError, KeyError) as error:
+        raise SystemExit(
+            f"cannot read {asked.ways} as a curves.csv with --originals and {asked.sparsity} as a table of "
+            f"tools/results.py: {error!r}"
+        ) from None

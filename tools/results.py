@@ -18,6 +18,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from secateur.errors import SecateurError
 from secateur.lab import Plan, expand, load
 from secateur.lab.grid import runs_of
 from secateur.lab.review import all_runs
@@ -148,4 +149,7 @@ if __name__ == "__main__":
         "--judged", action="append", default=[], help="a --set of the runs that the verdicts are taken from"
     )
     arguments.add_argument("--no-page", action="store_true", help="the table alone")
-    main(arguments.parse_args())
+    try:
+        main(arguments.parse_args())
+    except SecateurError as error:
+        raise SystemExit(str(error)) from None

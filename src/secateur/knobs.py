@@ -166,7 +166,7 @@ def check(value: Any) -> list[str]:
         try:
             adapter.validate_python(got)
         except ValidationError as error:
-            faults.append(_sentence(name, got, error))
+            faults += _sentences(name, got, error)
     return faults
 
 
@@ -221,7 +221,7 @@ def parse(
         try:
             fields[key] = adapters[key].validate_json(json.dumps(values[key]), strict=True)
         except (ValidationError, TypeError) as error:
-            faults.append(f"{where}: {_sentence(key, values[key], error)}")
+            faults += [f"{where}: {told}" for told in _sentences(key, values[key], error)]
     if faults:
         raise PlanError(faults)
     return fields
@@ -240,10 +240,15 @@ def values(instance: Any) -> dict[str, Any]:
     return plain
 
 
-def _sentence(name: str, got: Any, error: ValidationError | TypeError) -> str:
+def _sentences(name: str, got: Any, error: ValidationError | TypeError) -> list[str]:
+    """One for a value; of a table one for each entry that is wrong."""
     if isinstance(error, TypeError):
-        return f"{name} = {got!r} is not a value that a plan can hold"
-    first = error.errors()[0]
+        return [f"{name} = {got!r} is not a value that a plan can hold"]
+    found: list[Any] = list(error.errors())
+    return [_sentence(name, got, first) for first in (found if isinstance(got, dict) else found[:1])]
+
+
+def _sentence(name: str, got: Any, first: Mapping[str, Any]) -> str:
     wrong = first["msg"].removeprefix("Input should ")
     if first["type"] == "string_pattern_mismatch":  # a person reads no regular expressions
         wrong = 'be written as "{}"'.format(first["ctx"]["pattern"].strip("^$").replace(r"\d+", "N"))

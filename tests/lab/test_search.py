@@ -105,6 +105,14 @@ def test_all_faults_at_once(tiny):
     ]
 
 
+def test_every_entry_of_allowed_loss_that_is_wrong_is_told(tiny):
+    told = faults(tiny | {"tune": LR | {"allowed_loss": {"UA": 1.0, "RA": -2.0}}})
+    assert told == [
+        "tune: allowed_loss.UA should be 'RA' or 'TA', got 'UA'",
+        "tune: allowed_loss.RA should be greater than or equal to 0, got -2.0",
+    ]
+
+
 def test_faults_of_the_table_hide_none_of_its_knobs(tiny):
     tiny["data"]["holdout"] = 0.0
     told = faults(tiny | {"tune": {"trials": 0, "unlearn.lrr": [0.1]}})
