@@ -139,17 +139,21 @@ def parser(about: str) -> argparse.ArgumentParser:
     return made
 
 
-if __name__ == "__main__":
-    arguments = parser(str(__doc__).splitlines()[0])
-    arguments.add_argument("--table", default="table.csv", help="name of the table")
-    arguments.add_argument(
+def arguments() -> argparse.Namespace:
+    made = parser(str(__doc__).splitlines()[0])
+    made.add_argument("--table", default="table.csv", help="name of the table")
+    made.add_argument(
         "--value", action="append", default=[], help="a number more, such as threshold/gap.phi.AUC"
     )
-    arguments.add_argument(
+    made.add_argument(
         "--judged", action="append", default=[], help="a --set of the runs that the verdicts are taken from"
     )
-    arguments.add_argument("--no-page", action="store_true", help="the table alone")
+    made.add_argument("--no-page", action="store_true", help="the table alone")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
     try:
-        main(arguments.parse_args())
+        main(arguments())
     except SecateurError as error:
         raise SystemExit(str(error)) from None
