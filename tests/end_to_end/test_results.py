@@ -9,22 +9,7 @@ from pathlib import Path
 
 from secateur import lab
 
-PLAN = """
-threads = 1
-data = { use = "digits", test = 0.7, noise = 0.05, forget = { how = "class", classes = [3] } }
-model = { use = "small-cnn", width = 4 }
-[[step]]
-use = "train"
-epochs = 3
-batch = 64
-lr = 0.2
-[[step]]
-use = "fine-tune"
-as = "unlearn"
-[[audit]]
-use = "accuracy"
-[[audit]]
-use = "threshold"
+AXES = """
 [grid]
 seed = [0, 1, 2]
 unlearn = [
@@ -36,10 +21,10 @@ unlearn = [
 JUDGED = ("grid.seed=[0]", "audit=[{use='retrain-gap',references=5}]", "reference={use='retrain',epochs=1}")
 
 
-def test_a_table_has_every_cell_and_intervals_that_can_be(tmp_path, monkeypatch):
+def test_a_table_has_every_cell_and_intervals_that_can_be(text, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
     results = importlib.import_module("results")
-    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "plan.toml").write_text(text + AXES)
     for sets in ((), JUDGED):
         ended = lab.run_grid(lab.expand(lab.load(tmp_path / "plan.toml", sets)), tmp_path / "store")
         assert len(ended.failures) == (1 if sets else 3)  # the rate at which nothing stays finite

@@ -10,7 +10,7 @@ import pytest
 
 from secateur.errors import NotFinite, StepError, UsageError
 from secateur.lab import expand, run_grid
-from secateur.lab.execute import cpus
+from secateur.lab.environment import cpus
 from secateur.lab.workers import gpus, one_gpu
 
 from .conftest import OUTSIDE

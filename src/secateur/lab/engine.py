@@ -16,7 +16,8 @@ from typing import Protocol
 from secateur.errors import SecateurError, StepError, StoreError, UsageError, nearest
 from secateur.lab.checkpoints import EVERY
 from secateur.lab.cluster import Cluster
-from secateur.lab.execute import RECORD, Lab, cpus
+from secateur.lab.environment import cpus
+from secateur.lab.execute import RECORD, Lab
 from secateur.lab.locks import Maker, Waiting
 from secateur.lab.log import Event, Log, changed
 from secateur.lab.plan import Plan

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import platform
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from secateur import __version__, knobs
 from secateur.audit import judge
@@ -26,6 +19,7 @@ from secateur.errors import SecateurError, StoreError
 from secateur.evidence import Evidence, Reference
 from secateur.lab.checkpoints import EVERY, Keeper
 from secateur.lab.duplicates import duplicates
+from secateur.lab.environment import hardware, versions
 from secateur.lab.freeze import META, STATE, freeze, pack_weights, thaw
 from secateur.lab.keys import Link, identity, step_key
 from secateur.lab.mend import mending
@@ -248,7 +242,7 @@ class Lab:
 
     def keep(self, key: str, done: Applied, run: Run) -> None:
         """Put what a step gave into the store."""
-        made = {"created": _now(), "hardware": machine(_hardware(run))}
+        made = {"created": _now(), "hardware": machine(hardware(run))}
         self.store.put("steps", key, freeze(done.state, replace(done.trace, made=made)))
         self._keep(key, done.state)
 
@@ -340,8 +334,8 @@ class Lab:
             | {name: f"outputs/{at}/{OUTPUTS}" for name, (at, _) in said.items()},
             cards={name_of(type(one)): asdict(one.card) for one in used},
             run={"seed": ground.run.seed, **ground.run.describe()},
-            versions={**_versions(), **_built_with(new.model)},
-            hardware=_hardware(ground.run),
+            versions=versions(new.model),
+            hardware=hardware(ground.run),
             created=_now(),
         )
         kept = {RECORD: record.to_json().encode(), WEIGHTS: weights}
@@ -370,40 +364,3 @@ def _forget_oldest(kept: dict[str, Any], most: int) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@functools.cache
-def _versions() -> Mapping[str, str]:
-    packages = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
-    return {
-        "secateur": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-def _built_with(model: nn.Module) -> dict[str, str]:
-    """Packages that the layers of a model come from, to their versions."""
-    found = {}
-    for name in sorted({type(module).__module__.partition(".")[0] for module in model.modules()}):
-        with suppress(PackageNotFoundError):  # a module of the user's own
-            found[name] = version(name)
-    return found
-
-
-def _hardware(run: Run) -> Mapping[str, Any]:
-    gpu = torch.cuda.get_device_name(run.where) if run.where.type == "cuda" else None
-    return {"system": f"{platform.system()} {platform.machine()}", "cpus": cpus(), "cpu": _cpu(), "gpu": gpu}
-
-
-def cpus() -> int | None:
-    """Cores that this process may use; None where nobody knows."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -22,6 +22,7 @@ class _Logits:
 
     def forward(self, images: Tensor) -> Tensor:
         """[b, channels, h, w] in, logits [b, classes] out."""
+        # the class that comes after this one among the bases has it, which mypy cannot know
         said: Any = super().forward(pixel_values=self.normalize(images), return_dict=True)  # type: ignore[misc]
         logits: Tensor = said.logits
         return logits
