@@ -163,7 +163,7 @@ class Record:
         plan: The plan of this one run, as data.
         request: What was asked to be forgotten, in words.
         method: The name of the unlearning step ("" where the plan has none).
-        unlearn: Position in ``steps`` of the first step that tells forget from retain; None without one.
+        unlearn: Position in ``steps`` of the step where unlearning began; None where nothing was unlearned.
         steps: One trace each, in order.
         findings: One for each audit.
         references: For each reference model: kind, seed, key, hardware, and the seconds of the retrain alone.

@@ -65,6 +65,22 @@ def test_a_plan_without_unlearning_says_so(tiny):
     assert read_plan(tiny).unlearn is None
 
 
+@pytest.mark.parametrize(
+    ("used", "begins"),
+    [
+        (["train", "fine-tune", "magnitude", "fine-tune"], 1),
+        (["retrain", "magnitude", "train", "fine-tune", "fisher"], 3),
+        (["train", "fine-tune", "snip", "fine-tune"], 3),
+        (["train", "fine-tune", "gradient-ascent", "train"], 1),
+        (["fine-tune"], 0),
+    ],
+)
+def test_unlearning_begins_after_the_pool_was_shown_for_the_last_time(tiny, used, begins):
+    """Unless nothing is unlearned behind that."""
+    tiny["step"] = [{"use": use, "as": f"{i}"} for i, use in enumerate(used)]
+    assert read_plan(tiny).unlearn == begins
+
+
 def test_references_copy_the_last_recipe(tiny):
     tiny["step"].insert(1, {"use": "train", "epochs": 3, "start": 1, "lr": 0.3, "keep": [1]})
     tiny["audit"] = [{"use": "retrain-gap", "references": 2}, {"use": "retrain-gap"}]

@@ -134,9 +134,14 @@ class Plan:
 
     @property
     def unlearn(self) -> int | None:
-        """Position of the first step that tells forget from retain: there unlearning begins."""
-        positions = (i for i, planned in enumerate(self.steps) if planned.step.reads & {"forget", "retain"})
-        return next(positions, None)
+        """Position of the step where unlearning begins: the first that tells forget from retain.
+
+        Steps before the last one that is shown the whole pool without telling do not count, where another
+        follows it: what they unlearned is shown again there.
+        """
+        telling = [i for i, planned in enumerate(self.steps) if planned.step.reads & {"forget", "retain"}]
+        shown = max((i for i, planned in enumerate(self.steps) if planned.step.reads == {"pool"}), default=-1)
+        return next((i for i in telling if i > shown), telling[0] if telling else None)
 
     @property
     def references(self) -> int:
