@@ -11,6 +11,8 @@ a way can be cut, each round is a part of the rows; all rounds together are all 
 - layers: ours against ``torch.func`` (vmap over rows), which finds the same numbers, on a ninth of the rows.
 - influence: three epochs of training on the same rows against one influence step, whose conjugate gradients
   see a tenth of the rows and stop at a relative residual of 0.1.
+- in gradients: what the Fishers and a product with each matrix take, over the gradient of the mean loss on
+  the same rows; estimates of plans (``gradients`` of a step) go by these.
 - memory: 2 GiB against the most that the process ever held, torch itself included.
 
     python benchmarks/curvature.py [--json] [--data FOLDER] [--weights FILE] [--only fisher]
@@ -41,13 +43,14 @@ from torch.nn import functional
 
 import secateur as sc
 from secateur.allocator import keep_freed_memory
-from secateur.maths.curvature import diagonal_fisher
+from secateur.maths.curvature import Curvature, diagonal_fisher, mean_gradient
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CLASSES, SHARE, EPOCHS, TOLERANCE, MOST = 10, 0.1, 3, 0.1, 2 * 2**30
 PUBLISHED, SAMPLED, EXPECTED, EMPIRICAL = "published scheme", "sampled", "expected", "empirical"
 ONE, ALL = "torch.func, one class", "torch.func, all classes"
 INFLUENCE, TUNED = "influence", "three epochs"
+GRADIENT, GGN, HESSIAN = "mean gradient", "product with the GGN", "product with the Hessian"
 Found = dict[str, Any]
 Turns = dict[str, list[Found]]
 Rows = tuple[np.ndarray, np.ndarray]
@@ -114,6 +117,20 @@ def by_torch_func(every: bool) -> Callable[[Task], Found]:
     return work
 
 
+def gradient(task: Task) -> Found:
+    mean_gradient(task.state.model, task.state.pool.once())
+    return {}
+
+
+def product(kind: Any) -> Callable[[Task], Found]:
+    def work(task: Task) -> Found:
+        ones = {name: torch.ones_like(p) for name, p in task.state.model.named_parameters()}
+        Curvature(task.state.model, task.state.pool.once, kind=kind)(ones)
+        return {}
+
+    return work
+
+
 def step(of: Callable[[Task], sc.Step]) -> Callable[[Task], Found]:
     def work(task: Task) -> Found:
         trace = sc.apply(of(task), task.state, task.run).trace
@@ -141,6 +158,9 @@ WAYS: dict[str, Callable[[Task], Found]] = {
     ALL: by_torch_func(every=True),
     INFLUENCE: step(influence),
     TUNED: step(tuned),
+    GRADIENT: gradient,
+    GGN: product("ggn"),
+    HESSIAN: product("hessian"),
 }
 
 
@@ -280,7 +300,20 @@ def influence_costs(bench: Bench) -> Iterator[Found]:
     yield memory(INFLUENCE, found)
 
 
-MEASURES = {"fisher": fisher_costs, "layers": formulations, "influence": influence_costs}
+def in_gradients(bench: Bench) -> Iterator[Found]:
+    ways = (GRADIENT, SAMPLED, EXPECTED, GGN, HESSIAN)
+    rounds = cut(part(bench.rows, slice(max(1, len(bench.rows[1]) // 4))), bench.asked.rounds)
+    found = bench.ways.turns(ways, rounds, next(iter(bench.networks.values())))
+    for way in ways[1:]:
+        yield {"benchmark": f"gradients, {way}", "goal": None, **faster(found[way], found[GRADIENT])}
+
+
+MEASURES = {
+    "fisher": fisher_costs,
+    "layers": formulations,
+    "influence": influence_costs,
+    "gradients": in_gradients,
+}
 
 
 def memory(way: str, found: Turns) -> Found:

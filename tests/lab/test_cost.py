@@ -44,9 +44,63 @@ def test_updates_are_counted_and_timed(table, tmp_path):
     assert (train.step, train.updates) == ("train", math.ceil(359 / 64))
     assert (unlearn.step, unlearn.updates) == ("fine-tune", 3 * math.ceil(322 / 64))
     assert prune.updates is None
-    assert math.isnan(prune.seconds)
+    assert prune.seconds == 0  # compares weights, and looks at no row
     assert 0 < train.seconds < unlearn.seconds < 60
     assert unlearn.seconds / train.seconds == pytest.approx(unlearn.updates / train.updates)
+
+
+def seconds(table, store, **step):
+    table["step"][-1] = {"as": "unlearn", **step}
+    return {one.step: one.seconds for one in estimate(expand(table), store)}[step["use"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "times"),
+    [
+        # 359 rows in the pool, 322 of them retained, 10 classes
+        ({"use": "fisher", "kind": "expected"}, {"use": "fisher", "kind": "sampled"}, 14 / 1.6),
+        (
+            {"use": "influence", "products": 20, "tolerance": 0.5, "rows": 100},
+            {"use": "influence", "products": 5, "tolerance": 0.1, "rows": 100},
+            (359 + 1.8 * 21 * 100) / (359 + 1.8 * 6 * 100),
+        ),
+        ({"use": "influence", "rows": 10_000}, {"use": "influence"}, 1),
+        (
+            {"use": "influence", "curvature": "hessian", "products": 9},
+            {"use": "influence", "products": 9},
+            (359 + 46 * 322) / (359 + 18 * 322),
+        ),
+        ({"use": "influence", "solver": "diagonal"}, {"use": "fisher"}, (359 + 14 * 322) / (14 * 322)),
+        ({"use": "snip", "samples": 100}, {"use": "snip", "samples": 10}, 10),
+        ({"use": "snip", "samples": 10_000}, {"use": "snip", "samples": 359}, 1),
+        ({"use": "grasp", "samples": 100}, {"use": "snip", "samples": 100}, 5.6),
+        ({"use": "synflow", "rounds": 100}, {"use": "snip", "samples": 100}, 1),
+    ],
+)
+def test_steps_without_epochs_are_timed_by_the_gradients_they_take(
+    tiny, tmp_path, monkeypatch, more, less, times
+):
+    monkeypatch.setattr(cost, "_gradients", lambda ground, rows, times: 0.001 * rows)
+    found = [seconds(tiny, tmp_path, **step) for step in (more, less)]
+    assert found[0] / found[1] == pytest.approx(times)
+    assert found[0] > 0.01
+
+
+def test_a_gradient_is_really_timed(tiny, tmp_path, drawn):
+    assert 0 < seconds(tiny, tmp_path, use="fisher") < 60
+    assert max(drawn) == 256
+    assert len(drawn) < 32
+
+
+@pytest.mark.parametrize("use", ["newton", "influence"])
+def test_what_nobody_can_say_is_not_made_up(tiny, tmp_path, use):
+    step = {"use": use} | ({"solver": "woodfisher"} if use == "influence" else {})
+    assert math.isnan(seconds(tiny, tmp_path, **step))
+
+
+def test_nothing_is_pruned_for_nothing(tiny, tmp_path):
+    for use in ("magnitude", "random", "snip", "synflow"):
+        assert seconds(tiny, tmp_path, use=use, sparsity=0) == 0
 
 
 def test_a_started_schedule_counts_from_its_start(tiny, tmp_path):

@@ -192,7 +192,7 @@ def print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
             escape(one.step),
             str(one.times),
             str(one.stored),
-            "?" if one.updates is None else f"{one.updates:,}",
+            "–" if one.updates is None else f"{one.updates:,}",
             cost,
         )
     console = Console()
@@ -201,5 +201,5 @@ def print_estimate(plans: list[Any], store: Path, as_json: bool) -> None:
         console.print(f"poisoned: {poison}", highlight=False, soft_wrap=True)
     total = sum(one.seconds for one in found if not math.isnan(one.seconds))
     runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
-    told = f"{runs}, about {total:,.0f} s of training here, judging apart; nothing was trained or written"
+    told = f"{runs}, about {total:,.0f} s of work here, judging apart; nothing was trained or written"
     console.print(told, highlight=False, soft_wrap=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from secateur.lab.plan import Plan
 from secateur.lab.prepare import Ground
 from secateur.lab.store import Store
 from secateur.lab.tasks import Grounds, chain
+from secateur.maths.curvature import mean_gradient
 from secateur.network import copy_model
 from secateur.optimize import Sgd, cross_entropy, optimize
 
 PROBES = 5
+CHUNK = 256  # rows that the gradient of one is timed in
 FEWEST = 4  # rows: batch norm needs two, and parts of an epoch may be a row smaller
 PATIENCE = 20.0
 
@@ -36,7 +38,8 @@ class Estimated:
         stored: How many of them the store holds.
         updates: Updates that the missing ones will do; None for a step without epochs.
         seconds: What those will take here, from a timing of a few updates (of a few rows, where whole ones
-            take too long); NaN for a step without epochs.
+            take too long), or of the gradients of a few rows for a step that says how many of those it takes;
+            NaN for one that says neither.
     """
 
     step: str
@@ -67,8 +70,8 @@ def estimate(plans: Sequence[Plan], store: Path, patience: float = PATIENCE) -> 
     times: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     updates: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    speed: dict[tuple[str, int], float] = {}
+    seconds: defaultdict[str, float] = defaultdict(float)
+    clock = _Clock(patience)
     seen: set[str] = set()
     for plan in plans:
         ground = grounds.of(plan)
@@ -83,24 +86,48 @@ def estimate(plans: Sequence[Plan], store: Path, patience: float = PATIENCE) -> 
             step = planned.step
             batch = getattr(step, "batch", None)
             if not hasattr(step, "epochs") or batch is None:
+                gradients = step.gradients(ground.split) if hasattr(step, "gradients") else math.nan
+                seconds[planned.use] += gradients and gradients * clock.gradient(ground)
                 continue
             views = {"pool": ground.split.pool, "forget": ground.split.forget, "retain": ground.split.retain}
             rows = max((len(views[role]) for role in step.reads), default=0)
             count = _epochs(step) * math.ceil(rows / batch)
-            if (ground.root, batch) not in speed:
-                speed[ground.root, batch] = _time_an_update(ground, batch, patience)
             updates[planned.use] += count
-            seconds[planned.use] += count * speed[ground.root, batch]
+            seconds[planned.use] += count * clock.update(ground, batch)
     return [
         Estimated(
             step=use,
             times=times[use],
             stored=stored[use],
             updates=updates[use] if use in updates or times[use] == stored[use] else None,
-            seconds=seconds[use] if use in updates or times[use] == stored[use] else math.nan,
+            seconds=seconds[use],
         )
         for use in times
     ]
+
+
+class _Clock:
+    """Times each network and batch size once."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._known: dict[tuple[str, int | None], float] = {}
+
+    def update(self, ground: Ground, batch: int) -> float:
+        """Seconds of an update of plain training."""
+        if (ground.root, batch) not in self._known:
+            whole = min(batch, len(ground.split.pool))
+            spent = _grown(lambda rows, times: _updates(ground, rows, times), whole, self._patience)
+            self._known[ground.root, batch] = spent
+        return self._known[ground.root, batch]
+
+    def gradient(self, ground: Ground) -> float:
+        """Seconds of the gradient of a row."""
+        if (ground.root, None) not in self._known:
+            rows = min(CHUNK, len(ground.split.pool))
+            spent = _grown(lambda rows, times: _gradients(ground, rows, times), rows, self._patience)
+            self._known[ground.root, None] = spent / rows
+        return self._known[ground.root, None]
 
 
 def _epochs(step: Any) -> int:
@@ -111,23 +138,23 @@ def _epochs(step: Any) -> int:
     return int((step.epochs - begun) * getattr(step, "rounds", 1) * twice)
 
 
-def _time_an_update(ground: Ground, batch: int, patience: float) -> float:
-    """Seconds of one update of plain training, on a copy: of as many rows as there is patience for."""
+def _grown(timed: Callable[[int, int], float], whole: int, patience: float) -> float:
+    """Seconds that so many rows take, from those of as many as there is patience for."""
     began = time.perf_counter()
-    whole = min(batch, len(ground.split.pool))
     rows = min(FEWEST, whole)
     if patience:
-        _timed(ground, rows, 1)  # warms up
-    spent = _timed(ground, rows, 1)
+        timed(rows, 1)  # warms up
+    spent = timed(rows, 1)
     while rows < whole and began + patience > time.perf_counter() + 4 * spent:
         rows = min(whole, 4 * rows)
-        spent = _timed(ground, rows, 1)
+        spent = timed(rows, 1)
     if rows == whole and began + patience > time.perf_counter() + PROBES * spent:
-        spent = _timed(ground, rows, PROBES)
+        spent = timed(rows, PROBES)
     return spent * whole / rows
 
 
-def _timed(ground: Ground, batch: int, updates: int) -> float:
+def _updates(ground: Ground, batch: int, updates: int) -> float:
+    """Seconds of one update of plain training, on a copy."""
     view = ground.split.pool.on(ground.run.where, ground.run.dtype, ground.run.layout)
     state = replace(ground.state, model=copy_model(ground.state.model))
     loader = _first(view, batch, updates)
@@ -136,6 +163,18 @@ def _timed(ground: Ground, batch: int, updates: int) -> float:
         optimize(state, loader, cross_entropy, optimizer=Sgd(lr=1e-6), run=ground.run.at(0))
         ground.run.synchronize()
     return (time.perf_counter() - began) / updates
+
+
+def _gradients(ground: Ground, rows: int, times: int) -> float:
+    """Seconds of the gradient of some rows."""
+    pool = ground.split.pool.on(ground.run.where, ground.run.dtype, ground.run.layout)
+    few = pool.fresh().sample(rows, torch.Generator())
+    began = time.perf_counter()
+    with ground.run.steady():
+        for _ in range(times):
+            mean_gradient(ground.state.model, few.once())
+        ground.run.synchronize()
+    return (time.perf_counter() - began) / times
 
 
 def _first(view: View, batch: int, updates: int) -> Loader[Batch]:

@@ -16,6 +16,7 @@ from secateur.maths.saliency import Chunk as Rows
 from secateur.maths.saliency import keep_largest
 from secateur.network import copy_model
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import Scope, State
 
 Per = Annotated[
@@ -51,6 +52,10 @@ class Choice:
 
     scope: Scope = "all"
     empty: Literal["refuse", "allow"] = "refuse"
+
+    def gradients(self, split: Split) -> float:
+        """For estimates: none, for where weights are only compared there is no pass to wait for."""
+        return 0.0
 
     def weights(self, state: State) -> dict[str, nn.Parameter]:
         """The weights in scope.
@@ -132,6 +137,10 @@ class Sampled(Choice):
     def reads(self) -> frozenset[Role]:
         """The pool; nothing at sparsity 0."""
         return frozenset({"pool"}) if self.sparsity else frozenset()
+
+    def gradients(self, split: Split) -> float:
+        """For estimates: one of each row that the scores look at."""
+        return min(self.samples, len(split.pool)) if self.sparsity else 0.0
 
     def chunks(self, state: State, run: Run) -> list[Rows]:
         """The rows to score on, from the stream "rows"."""

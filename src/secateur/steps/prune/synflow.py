@@ -15,6 +15,7 @@ from secateur.knobs import Sparsity
 from secateur.maths.saliency import synflow
 from secateur.network import fill, probe
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import State
 from secateur.steps._choice import Choice, Rounds, scratch
 
@@ -43,6 +44,10 @@ class Synflow(Choice):
 
     sparsity: Sparsity = 0.95
     rounds: Rounds = 100
+
+    def gradients(self, split: Split) -> float:
+        """For estimates: that of one row of ones in each round."""
+        return float(self.rounds) if self.sparsity else 0.0
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Score and prune a positive copy, then take its masks."""

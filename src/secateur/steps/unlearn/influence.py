@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -17,6 +18,7 @@ from secateur.knobs import Damping, Rows, Scale
 from secateur.maths.curvature import Curvature, Solution, low_rank, mean_gradient, solve
 from secateur.network import fill
 from secateur.run import Run
+from secateur.split import Split
 from secateur.state import State
 
 
@@ -56,6 +58,16 @@ class Influence:
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
     products: Annotated[int, Field(ge=1)] = 100
     rank: Annotated[int, Field(ge=0)] = 0
+
+    def gradients(self, split: Split) -> float:
+        """For estimates, at most: a product takes several for each row (benchmarks/curvature.py)."""
+        rows = min(self.rows or len(split.retain), len(split.retain))
+        each = {
+            "cg": (self.products + 1) * (1.8 if self.curvature == "ggn" else 4.6),
+            "diagonal": 1.4 * split.classes,
+            "woodfisher": math.nan,  # rank-one updates may take longer than all gradients
+        }
+        return len(split.pool) + each[self.solver] * rows + self.rank
 
     def __call__(self, state: State, run: Run, /) -> State:
         """Solve for the step and take it."""
