@@ -22,6 +22,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import torch
+from cells import by_cell
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from sklearn.linear_model import LogisticRegression
@@ -50,7 +51,7 @@ class Point(NamedTuple):
     networks: int
 
 
-def points(asked: argparse.Namespace, progress: Progress) -> Iterator[Point]:
+def points(asked: argparse.Namespace, progress: Progress, start: str) -> Iterator[Point]:
     """Train, prune and attack; networks serve every request that asks for their rows."""
     data = sc.zoo.digits()
     (x, y), rng = data.train, np.random.default_rng(0)
@@ -62,29 +63,28 @@ def points(asked: argparse.Namespace, progress: Progress) -> Iterator[Point]:
         "random 10 %": ("all", "tenth"),
         "10 % or others": ("other", "tenth"),
     }
-    halves = {"all": [], **rows}
-    bar = progress.add_task("networks", total=asked.networks * len(STARTS) * len(halves))
-    for i, start in enumerate(STARTS):
-        made = {}
-        for j, (name, gone) in enumerate(halves.items()):
-            # training is on the pool, so what is to be unknown is not in it
-            left = np.setdiff1d(np.arange(len(y)), gone)
-            split = sc.Split.of(x[left], y[left], forget=[0], test=data.test)
-            first = 100_000 * (len(halves) * i + j + 1)  # no seed is used twice
-            runs = [sc.Run(seed=first + k, precision="fp32", threads=1) for k in range(asked.networks)]
-            made[name], right = networks(asked.epochs, split, runs, start)
-            progress.advance(bar, asked.networks)
-            progress.print(f"{start} start, less {len(gone)} rows ({name}): test accuracy {right:.1%}")
-        for name, (having, lacking) in requests.items():
-            for key in made["all"]:
-                both = np.concatenate([made[having][key], made[lacking][key]]).astype(np.float64)
-                labels = np.repeat([True, False], asked.networks)
-                at = (start, name, *key)
-                told = rotated(both)
-                yield Point(*at, "mask" if key[1] else "weights", *attack(told, labels))
-                if key[0] == "magnitude":
-                    for _ in range(asked.shuffles):
-                        yield Point(*at, "shuffled", *attack(told, rng.permutation(labels)))
+    halves, i = {"all": [], **rows}, list(STARTS).index(start)
+    bar = progress.add_task(f"networks, {STARTS[start]}", total=asked.networks * len(halves))
+    made, shuffles = {}, np.random.default_rng([1, i])
+    for j, (name, gone) in enumerate(halves.items()):
+        # training is on the pool, so what is to be unknown is not in it
+        left = np.setdiff1d(np.arange(len(y)), gone)
+        split = sc.Split.of(x[left], y[left], forget=[0], test=data.test)
+        first = 100_000 * (len(halves) * i + j + 1)  # no seed is used twice
+        runs = [sc.Run(seed=first + k, precision="fp32", threads=1) for k in range(asked.networks)]
+        made[name], right = networks(asked.epochs, split, runs, start)
+        progress.advance(bar, asked.networks)
+        progress.print(f"{start} start, less {len(gone)} rows ({name}): test accuracy {right:.1%}")
+    for name, (having, lacking) in requests.items():
+        for key in made["all"]:
+            both = np.concatenate([made[having][key], made[lacking][key]]).astype(np.float64)
+            labels = np.repeat([True, False], asked.networks)
+            at = (start, name, *key)
+            told = rotated(both)
+            yield Point(*at, "mask" if key[1] else "weights", *attack(told, labels))
+            if key[0] == "magnitude":
+                for _ in range(asked.shuffles):
+                    yield Point(*at, "shuffled", *attack(told, shuffles.permutation(labels)))
 
 
 def networks(epochs: int, split: sc.Split, runs: list[sc.Run], start: str) -> tuple[Features, float]:
@@ -200,8 +200,14 @@ def main() -> None:
     parser.add_argument("--shuffles", type=int, default=20, help="of the labels of each magnitude mask")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    about = [asked.networks, asked.epochs, asked.shuffles]
     with Progress() as progress:
-        found = list(points(asked, progress))
+
+        def of_start(start: str) -> Iterator[Point]:
+            return points(asked, progress, start)
+
+        made = by_cell(asked.folder / "mask-leak.part", about, [(start,) for start in STARTS], of_start)
+        found = [Point(*line) for lines in made for line in lines]
     with (asked.folder / "mask-leak.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Point._fields)

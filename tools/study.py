@@ -1,8 +1,8 @@
 """One page of all studies in a folder: ``python tools/study.py docs/results/small``.
 
 Each folder in it with a ``README.md`` is a section: its words, its figures inline, its CSV files as tables,
-and from the recipes that its commands name a list of every knob of every step. ``report.html`` beside them
-is one file, fetches nothing, and follows light, dark, paper and a narrow screen.
+and from the recipes that its commands name a list of every knob of every step and audit. ``report.html``
+beside them is one file, fetches nothing, and follows light, dark, paper and a narrow screen.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from secateur import report
+from secateur.card import name_of
 from secateur.lab import expand, load
 from secateur.report.sheet import put
 
@@ -40,7 +41,7 @@ class Study(NamedTuple):
         title: The first heading of its words.
         words: The rest, as HTML.
         tables: Name of a CSV file, its columns and its lines.
-        recipes: Name of a recipe, its text, and step to knobs with all their values.
+        recipes: Name of a recipe, its text, and step or audit to knobs with all their values.
     """
 
     name: str
@@ -169,15 +170,19 @@ def table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def knobs(recipe: Path) -> dict[str, str]:
-    """Step to its knobs, defaults too, with every value that the recipe's runs give them."""
+    """Step or audit to its knobs, defaults too, with every value that the recipe's runs give them."""
     found: dict[str, dict[str, dict[str, None]]] = {}
     for plan in expand(load(recipe)):
-        for planned in plan.steps:
-            for knob, value in asdict(planned.step).items():
-                found.setdefault(planned.use, {}).setdefault(knob, {})[shown(value)] = None
+        used: list[tuple[str, Any]] = [(planned.use, planned.step) for planned in plan.steps]
+        if plan.reference:
+            used.append((f"reference: {plan.reference.use}", plan.reference.step))
+        for name, one in [*used, *((name_of(type(audit)), audit) for audit in plan.audits)]:
+            of = found.setdefault(name, {})
+            for knob, value in asdict(one).items():
+                of.setdefault(knob, {})[shown(value)] = None
     return {
-        step: ", ".join(f"{knob} = {' or '.join(values)}" for knob, values in of.items())
-        for step, of in found.items()
+        name: ", ".join(f"{knob} = {' or '.join(values)}" for knob, values in of.items()) or "no knobs"
+        for name, of in found.items()
     }
 
 

@@ -7,7 +7,8 @@ mask, sigma(m) the largest singular value of the Hessian among unmasked weights.
 
 Digits, two hidden layers, double precision; with --data three convolutions on images of CIFAR-10, without
 batch norm: the theory's SGD adds up rows, which must not look at one another. Writes theory-digits.csv or
-theory-cifar10.csv, a line for each network, and a figure of the same name.
+theory-cifar10.csv, a line for each network, and a figure of the same name; stopped, it goes on behind the
+last seed that was finished.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import torch
+from cells import by_cell
 from matplotlib.figure import Figure
 from pydantic import Field
 from rich.progress import track
@@ -251,12 +253,15 @@ def main() -> None:
         for e in asked_for.epochs
         for s in range(asked_for.seeds)
     ]
-    found = []
-    for request, epochs, seed in track(cells, "networks"):
-        folder = asked_for.data
-        split, build, run = cifar(folder, asked_for.rows, seed, request) if folder else digits(seed, request)
-        found += points("CIFAR-10" if asked_for.data else "digits", split, build, run, request, epochs)
-    name = "theory-cifar10" if asked_for.data else "theory-digits"
+    folder, rows = asked_for.data, asked_for.rows
+
+    def networks(request: str, epochs: int, seed: int) -> Iterator[Point]:
+        split, build, run = cifar(folder, rows, seed, request) if folder else digits(seed, request)
+        return points("CIFAR-10" if folder else "digits", split, build, run, request, epochs)
+
+    name = "theory-cifar10" if folder else "theory-digits"
+    made = by_cell(asked_for.folder / f"{name}.part", [str(folder), rows], cells, networks)
+    found = [Point(*line) for lines in track(made, "networks", total=len(cells)) for line in lines]
     with (asked_for.folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Point._fields)
