@@ -46,7 +46,9 @@ def main(records: list[Record], folder: Path, over: str, *, beside: bool = False
 def point(row: Row, over: str) -> dict[str, Any]:
     run = row.records[0]
     pruned = [step.step for step in run.steps[: run.unlearn] if step.step != "train"]
-    way = " + ".join(dict.fromkeys(pruned)) or "dense"
+    # a retrain before unlearning begins is what found the mask
+    way = " + ".join(dict.fromkeys(step for step in pruned if step != "retrain")) or "dense"
+    way += " without the forget rows" if "retrain" in pruned else ""
     knobs = {name: row.knobs.get(name, "") for name in ("penalty", "fade", "gamma")}
     line = row.method if over == "sparsity" else f"{knobs['penalty']}, {knobs['fade']}"
     if over == "sparsity" and set(pruned) - {"magnitude"}:
