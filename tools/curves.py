@@ -45,13 +45,10 @@ def main(records: list[Record], folder: Path, over: str, *, beside: bool = False
 
 def point(row: Row, over: str) -> dict[str, Any]:
     run = row.records[0]
-    pruned = [step.step for step in run.steps[: run.unlearn] if step.step != "train"]
-    # a retrain before unlearning begins is what found the mask
-    way = " + ".join(dict.fromkeys(step for step in pruned if step != "retrain")) or "dense"
-    way += " without the forget rows" if "retrain" in pruned else ""
+    way = way_of(run)
     knobs = {name: row.knobs.get(name, "") for name in ("penalty", "fade", "gamma")}
     line = row.method if over == "sparsity" else f"{knobs['penalty']}, {knobs['fade']}"
-    if over == "sparsity" and set(pruned) - {"magnitude"}:
+    if over == "sparsity" and way not in ("dense", "magnitude"):
         line = f"{row.method}, {way}"
     found = {
         "request": row.request,
@@ -66,6 +63,14 @@ def point(row: Row, over: str) -> dict[str, Any]:
         for key in (name, f"gap.{name}"):
             found[key] = value(row, key)
     return found | {"disparity": value(row, "disparity"), "zeros": value(row, "zeros")}
+
+
+def way_of(run: Record) -> str:
+    """How the mask was found that unlearning started under."""
+    before = [step.step for step in run.steps[: run.unlearn]]
+    way = " + ".join(dict.fromkeys(step for step in before if step not in ("train", "retrain"))) or "dense"
+    # a retrain before unlearning begins is what found the mask
+    return f"{way} without the forget rows" if "retrain" in before else way
 
 
 def before(row: Row, originals: Mapping[tuple[str, str], Row]) -> dict[str, Any]:

@@ -29,7 +29,18 @@ from secateur.report.sheet import put
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = [Path(__file__).parent, Path(report.__file__).parent / "templates"]
-ORDER = ("main", "tuned", "sparsity", "sparsity-ways", "l1", "theory", "mask-leak", "trojan", "transfer")
+ORDER = (
+    "main",
+    "tuned",
+    "sparsity",
+    "sparsity-ways",
+    "sparsity-masks",
+    "l1",
+    "theory",
+    "mask-leak",
+    "trojan",
+    "transfer",
+)
 _RECIPE = re.compile(r"recipes/[\w/-]+\.toml")
 
 
