@@ -28,7 +28,8 @@ def lines(store: Path, records: Iterable[Record]) -> Iterator[dict[str, object]]
     found: dict[tuple[str, float], dict[str, Masks]] = {}
     for one in ends(store, records):
         place = one.record.request, round(one.record.sparsity, 2)
-        found.setdefault(place, {}).setdefault(way_of(one.record), one.before.masks)
+        if one.before.masks:
+            found.setdefault(place, {}).setdefault(way_of(one.record), one.before.masks)
     for (request, sparsity), masks in found.items():
         for (one, its), (other, theirs) in combinations(masks.items(), 2):
             common, chance = overlap(its, theirs)

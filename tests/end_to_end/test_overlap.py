@@ -32,17 +32,18 @@ def test_a_mask_without_the_forget_rows_has_not_seen_them(tool, text, tmp_path):
     found = '{ use = "%s", epochs = 1, batch = 64 }, { use = "magnitude", sparsity = 0.5 }, '
     again = '{ use = "train", epochs = 1, batch = 64 }'
     ways = ", ".join(f"[{found % first}{again}]" for first in ("train", "retrain"))
+    ways += f", [{again}]"  # and a dense one, which has no mask
     (tmp_path / "plan.toml").write_text(f"{plan}\n[grid]\nway = [{ways}]\n")
     plans = lab.expand(lab.load(tmp_path / "plan.toml"))
-    assert [planned.unlearn for planned in plans] == [3, 3]
+    assert [planned.unlearn for planned in plans] == [3, 3, 1]
     records = lab.run_grid(plans, tmp_path / "store").records
     traces = [record.steps[record.unlearn - 1] for record in records]
-    assert [trace.masks_saw for trace in traces] == [("pool",), ("retain",)]
-    assert [trace.weights_saw for trace in traces] == [("pool",), ("pool", "retain")]
-    assert [record.unlearning.step for record in records] == ["fine-tune", "fine-tune"]
+    assert [trace.masks_saw for trace in traces] == [("pool",), ("retain",), ()]
+    assert [trace.weights_saw for trace in traces] == [("pool",), ("pool", "retain"), ("pool",)]
+    assert [record.unlearning.step for record in records] == ["fine-tune"] * 3
 
     curves, overlap = tool("curves"), tool("overlap")
-    assert [curves.way_of(r) for r in records] == ["magnitude", "magnitude without the forget rows"]
+    assert [curves.way_of(r) for r in records] == ["magnitude", "magnitude without the forget rows", "dense"]
     overlap.main(tmp_path / "store", tmp_path, list(records))
     with (tmp_path / "overlap.csv").open() as file:
         (line,) = csv.DictReader(file)
