@@ -64,7 +64,7 @@ class Fisher:
     forgotten: Literal["noise", "reset"] = "noise"
 
     def gradients(self, split: Split) -> float:
-        """For estimates: squaring row by row takes 1.6 times as long as the mean (benchmarks/curvature.py)."""
+        """For estimates: squares row by row take 1.6 times as long as the mean (benchmarks/curvature.py)."""
         each = 1.4 * split.classes if self.kind == "expected" else 1.6
         return each * len(split.retain)
 
