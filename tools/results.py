@@ -32,7 +32,10 @@ LEVEL = 0.95
 def main(asked: argparse.Namespace) -> None:
     records = of_plan(asked.store, asked.plan, asked.set)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    lines = list(table(summarise(records), asked.value, judged(asked)))
+    rows = summarise(records)
+    lines = list(table(rows, asked.value, judged(asked)))
+    if asked.starts:
+        lines = [{"start": row.start} | line for row, line in zip(rows, lines, strict=True)]
     if asked.plan is not None:
         lines += without(expand(load(asked.plan, asked.set)), records, list(lines[0]))
     with (asked.folder / asked.table).open("w", newline="") as file:
@@ -148,6 +151,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument(
         "--judged", action="append", default=[], help="a --set of the runs that the verdicts are taken from"
     )
+    made.add_argument("--starts", action="store_true", help="a column for starts of one sparsity that differ")
     made.add_argument("--no-page", action="store_true", help="the table alone")
     return made.parse_args()
 

@@ -29,11 +29,13 @@ def test_a_table_has_every_cell_and_intervals_that_can_be(text, tmp_path, monkey
         ended = lab.run_grid(lab.expand(lab.load(tmp_path / "plan.toml", sets)), tmp_path / "store")
         assert len(ended.failures) == (1 if sets else 3)  # the rate at which nothing stays finite
     asked = ["results.py", str(tmp_path / "store"), str(tmp_path), "--plan", str(tmp_path / "plan.toml")]
-    monkeypatch.setattr(sys, "argv", [*asked, "--no-page", *(f"--judged={one}" for one in JUDGED)])
+    asked += ["--no-page", "--starts"]
+    monkeypatch.setattr(sys, "argv", [*asked, *(f"--judged={one}" for one in JUDGED)])
     results.main(results.arguments())
     with (tmp_path / "table.csv").open() as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
     assert list(lines) == ["original", "retrain", "fine-tune", "gradient-ascent"]
+    assert {line["start"] for line in lines.values()} == {"dense", ""}
     lost = lines["gradient-ascent"]
     assert (lost["seeds"], lost["verdicts"], lost["ua"]) == ("0", "no result in 3 runs", "")
     assert lines["fine-tune"]["seeds"] == "3"
