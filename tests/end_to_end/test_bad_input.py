@@ -727,7 +727,9 @@ def test_ctrl_c_stops_in_a_sentence_and_the_same_command_goes_on(
     ]
     # at worst an empty folder, where the signal fell into its removal
     assert not list(store.glob("*/.writing-*/**/*"))
-    finished = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in store.rglob("*") if p.is_file()}
+    # a stopped process may leave its lock behind, and the next one takes that away
+    lasting = (p for p in store.rglob("*") if p.is_file() and p.parent.name != "locks")
+    finished = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in lasting}
     steps = len(list(store.glob("steps/*")))
     assert moment <= steps < 2 * 3
     monkeypatch.chdir(tmp_path)
