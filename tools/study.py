@@ -1,8 +1,9 @@
 """One page of all studies in a folder: ``python tools/study.py docs/results/small``.
 
 Each folder in it with a ``README.md`` is a section: its words, its figures inline, its CSV files as tables,
-and from the recipes that its commands name a list of every knob of every step and audit. ``report.html``
-beside them is one file, fetches nothing, and follows light, dark, paper and a narrow screen.
+and from the recipes that its commands run (with their ``--set``), or that lie in it, a list of every knob of
+every step and audit. ``report.html`` beside them is one file, fetches nothing, and follows light, dark, paper
+and a narrow screen.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import csv
 import html
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -88,15 +91,26 @@ def page(title: str, lead: str, studies: list[Study]) -> str:
 
 def study(folder: Path, whole: Path) -> Study:
     title, words = told(folder / "README.md", whole)
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    recipes = [ROOT / name for name in dict.fromkeys(_RECIPE.findall(text))]
+    ran = commands((folder / "README.md").read_text(encoding="utf-8"))
+    ran |= {path: [[]] for path in sorted(folder.glob("*.toml"))}
     return Study(
         folder.name,
         title,
         words,
         [(path.name, *table(path)) for path in sorted(folder.glob("*.csv"))],
-        [(path.name, path.read_text(encoding="utf-8"), knobs(path)) for path in recipes if path.exists()],
+        [(path.name, path.read_text(encoding="utf-8"), knobs(path, sets)) for path, sets in ran.items()],
     )
+
+
+def commands(text: str) -> dict[Path, list[list[str]]]:
+    """The recipes that are run, and what each command sets in them but for where the data is."""
+    found: dict[Path, list[list[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith(("secateur grid ", "secateur run ")) and (named := _RECIPE.search(line)):
+            words = shlex.split(line, comments=True)
+            sets = [after for word, after in pairwise(words) if word == "--set"]
+            found.setdefault(ROOT / named[0], []).append([s for s in sets if not s.startswith("data.path=")])
+    return found
 
 
 def told(path: Path, whole: Path) -> tuple[str, str]:
@@ -180,10 +194,10 @@ def table(path: Path) -> tuple[list[str], list[list[str]]]:
     return columns, lines
 
 
-def knobs(recipe: Path) -> dict[str, str]:
+def knobs(recipe: Path, sets: Iterable[list[str]] = ([],)) -> dict[str, str]:
     """Step or audit to its knobs, defaults too, with every value that the recipe's runs give them."""
     found: dict[str, dict[str, dict[str, None]]] = {}
-    for plan in expand(load(recipe)):
+    for plan in (plan for changed in sets for plan in expand(load(recipe, changed))):
         used: list[tuple[str, Any]] = [(planned.use, planned.step) for planned in plan.steps]
         if plan.reference:
             used.append((f"reference: {plan.reference.use}", plan.reference.step))

@@ -1,4 +1,4 @@
-"""Numbers do not move by accident: three plans at toy size, in double precision on one thread."""
+"""Numbers do not move by accident: plans at toy size, in double precision on one thread."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ def test_every_step_and_audit_that_a_plan_can_ask_has_golden_numbers():
     of_a_bank = {name for name in audits.shelf if audits.shelf[name]().needs.tier == 2}
     convex = {"newton"}  # asks for a frozen body; tests/oracles hold it to a closed form
     assert cards == {*steps.shelf, *audits.shelf} - of_a_bank - convex
+
+
+def test_the_changelog_tells_of_every_version_that_was_raised():
+    raised = {
+        f"`{name}` version {version}"
+        for runs in NOTED["plans"].values()
+        for run in runs.values()
+        for name, version in run["cards"].items()
+        if version > 1
+    }
+    assert raised
+    assert not [words for words in raised if words not in golden.CHANGELOG.read_text()]
 
 
 @pytest.fixture

@@ -31,6 +31,23 @@ def test_it_says_what_is_committed(study, tmp_path, monkeypatch):
     assert len(text.encode()) < 5e6
 
 
+def test_the_main_tables_are_those_of_their_files(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    made = importlib.import_module("beside").tables(FOLDER)
+    assert made in (FOLDER / "main" / "README.md").read_text(encoding="utf-8"), (
+        "the tables are not those of their files: python tools/beside.py docs/results/small"
+    )
+    assert made.count("no result in 5 runs") == 1
+
+
+def test_knobs_of_a_study_are_those_that_its_commands_ran(study):
+    text = (FOLDER / "sparsity-masks" / "README.md").read_text(encoding="utf-8")
+    (((recipe, sets),)) = study.commands(text).items()
+    bare, ran = study.knobs(recipe)["magnitude"], study.knobs(recipe, sets)["magnitude"]
+    assert "sparsity = 0 or 0.5 or 0.75" in bare
+    assert "sparsity = 0 or 0.75" in ran
+
+
 def test_it_has_every_study_with_its_figures_and_numbers():
     text = PAGE.read_text(encoding="utf-8")
     for folder in sorted(path.parent for path in FOLDER.glob("*/README.md")):
@@ -64,8 +81,9 @@ def test_ids_of_two_figures_never_meet(study):
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
-def test_nothing_sticks_out_and_nothing_is_fetched(browser, width, scheme):
-    show(browser, PAGE, width=width, scheme=scheme)
+@pytest.mark.parametrize("page", sorted(FOLDER.glob("**/report.html")), ids=lambda page: page.parent.name)
+def test_nothing_sticks_out_and_nothing_is_fetched(browser, page, width, scheme):
+    show(browser, page, width=width, scheme=scheme)
     for opened in ("false", "true"):
         browser.execute_script(f"document.querySelectorAll('details').forEach(d => d.open = {opened})")
         assert browser.execute_script("return document.documentElement.scrollWidth") == width
