@@ -72,15 +72,15 @@ def table(
     for label in dict.fromkeys(line["method"] for line in ours):
         for line in sorted((line for line in ours if line["method"] == label), key=lambda x: x["sparsity"]):
             dense = float(line["sparsity"]) == 0
-            method = label.partition(" ")[0]
+            # published and tuned is l1-sparse by subgradient
+            method = label.removesuffix(" (penalty=subgradient)")
             cells = [
                 beside(line, column, published.get((request, method, dense, name)))
                 for name, column in MEASURES.items()
             ]
             share = published.get((request, method, dense, "RTE"))
             cells.append(time(line, fresh[line["sparsity"]], share))
-            # tuned was l1-sparse by subgradient
-            chosen = None if "proximal" in label else tuned.get((request, method, dense))
+            chosen = tuned.get((request, method, dense))
             cells += [price(chosen) if chosen else "", line["verdicts"]]
             yield f"| {label} | {'dense' if dense else '95 %'} | " + " | ".join(cells) + " |"
 

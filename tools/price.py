@@ -15,7 +15,6 @@ import argparse
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ Key = tuple[Any, ...]
 
 def main(asked: argparse.Namespace) -> None:
     found = {side: rows(asked.store, plans, asked.set) for side in SIDES if (plans := getattr(asked, side))}
-    by = {side: {key(row): row for row in found[side] if row.kind == "method"} for side in found}
+    by = {side: gathered(row for row in found[side] if row.kind == "method") for side in found}
     lines = list(priced(by))
     if not lines:
         raise SystemExit(
@@ -71,6 +70,14 @@ def key(row: Row) -> Key:
     return row.request, row.start, row.method, *rest
 
 
+def gathered(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Rows by place and method: more than one where a search for each seed chose knobs of its own."""
+    found: dict[Key, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
 def tuned(found: Mapping[str, list[Row]]) -> Iterator[dict[str, Any]]:
     """The main table: what no knob was chosen for once, the rest as each side chose it."""
     for i, (side, every) in enumerate(found.items()):
@@ -80,20 +87,21 @@ def tuned(found: Mapping[str, list[Row]]) -> Iterator[dict[str, Any]]:
                 yield dict(zip(("chosen_by", "knobs"), chosen, strict=True)) | line
 
 
-def priced(by: Mapping[str, Mapping[Key, Row]]) -> Iterator[dict[str, Any]]:
+def priced(by: Mapping[str, Mapping[Key, list[Row]]]) -> Iterator[dict[str, Any]]:
     for place in by["surrogate"]:
         here = {side: rows[place] for side, rows in by.items() if place in rows}
-        found = {side: row.values["disparity"] for side, row in here.items() if "disparity" in row.values}
+        found = {side: disparities(rows) for side, rows in here.items()}
+        found = {side: each for side, each in found.items() if each}
         if not {"surrogate", "oracle"} <= found.keys():
             continue
-        seeds = sorted(set.intersection(*(set(here[side].seeds) for side in found)))
-        shared = {side: of_seeds(spread, here[side].seeds, seeds) for side, spread in found.items()}
-        gaps = zip(shared["surrogate"].each, shared["oracle"].each, strict=True)
-        price = Spread(each=tuple(a - b for a, b in gaps), unit="points", better="lower")
+        seeds = sorted(set.intersection(*(set(each) for each in found.values())))
+        shared = {side: over(each, seeds, here[side]) for side, each in found.items()}
+        gaps = tuple(found["surrogate"][seed] - found["oracle"][seed] for seed in seeds)
+        price = Spread(each=gaps, unit="points", better="lower")
         yield {
             **dict(zip(("request", "start", "method"), place[:3], strict=True)),
             "seeds": len(seeds),
-            **{f"knobs_{side}": told(here[side]) if side in found else "" for side in by},
+            **{f"knobs_{side}": "; ".join(map(told, here[side])) if side in found else "" for side in by},
             **{f"{side}{end}": v for side in by for end, v in ends(shared.get(side), least=0.0).items()},
             **{f"price{end}": v for end, v in ends(price).items()},
         }
@@ -103,11 +111,17 @@ def told(row: Row) -> str:
     return ", ".join(f"{name} = {row.knobs[name]:.3g}" for name in TUNED if row.knobs.get(name))
 
 
-def of_seeds(spread: Spread, seeds: tuple[int, ...], wanted: list[int]) -> Spread:
-    """The values of some seeds; the ends of all seeds hold for no part of them."""
-    each = dict(zip(seeds, spread.each, strict=True))
-    shared = replace(spread, each=tuple(each[seed] for seed in wanted))
-    return shared if len(wanted) == len(seeds) else replace(shared, low=math.nan, high=math.nan)
+def disparities(rows: Iterable[Row]) -> dict[int, float]:
+    """Of each seed."""
+    with_one = ((row.seeds, row.values["disparity"].each) for row in rows if "disparity" in row.values)
+    return {seed: value for seeds, each in with_one for seed, value in zip(seeds, each, strict=True)}
+
+
+def over(each: Mapping[int, float], seeds: list[int], rows: list[Row]) -> Spread:
+    """The disparities of some seeds; a lone run has ends of its own, those of all hold for no part."""
+    spread = Spread(each=tuple(each[seed] for seed in seeds), unit="points", better="lower")
+    whole = len(rows) == 1 and len(seeds) == len(rows[0].seeds)
+    return rows[0].values["disparity"] if whole else spread
 
 
 def ends(spread: Spread | None, least: float = -math.inf) -> dict[str, float]:
