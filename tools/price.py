@@ -154,7 +154,7 @@ def draw(lines: list[dict[str, Any]], sides: list[str], path: Path) -> None:
                     markersize=5,
                 )
             axes.set_yticks(range(len(here)), [line["method"] for line in here])
-            axes.invert_yaxis()
+            axes.set_ylim(len(here) - 0.5, -0.5)
             axes.set_title(" · ".join(place), fontsize=9)
             axes.set_xlim(left=0)
             axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
