@@ -5,8 +5,8 @@ were chosen by hand, for methods that else have the same. ``tuned.csv`` is their
 the knobs, and the verdicts (``--table verdicts.csv --no-price`` is that alone). ``price.csv`` has a line for
 each method: its knobs and its disparity on the real request as each chose them, and the price, the
 surrogate's disparity less the oracle's, in points; means with 95 % intervals over seeds (Student's, each seed
-with its own); of one seed that of the run, where an audit gave one, and the price has none. ``price.svg``
-draws them beside each other.
+with its own); of one seed that of the run, where an audit gave one, and the price has none. Searches that
+chose knobs of their own for each seed are one line. ``price.svg`` draws them beside each other.
 """
 
 from __future__ import annotations

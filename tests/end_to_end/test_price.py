@@ -103,6 +103,32 @@ def test_the_price_is_the_difference_of_two_disparities(tmp_path, monkeypatch):
     assert {line["seeds"] for line in read(tmp_path / "one" / "verdicts.csv")} == {"1"}
 
 
+def test_searches_for_each_seed_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    price = importlib.import_module("price")
+    table = tomllib.loads(PLAN)
+    del table["tune"], table["grid"]
+    table["audit"].append({"use": "retrain-gap", "references": 2})
+    table["reference"] = {"use": "retrain", "epochs": 3, "batch": 64, "lr": 0.2}
+    asked, found = [str(tmp_path / "store"), str(tmp_path / "out")], {}
+    for side, rates in (("surrogate", (0.01, 0.02)), ("oracle", (0.03, 0.03))):
+        asked.append(f"--{side}")
+        for seed, rate in enumerate(rates):
+            path = tmp_path / f"{side}-{seed}.toml"
+            step = {**table["step"][1], "lr": rate}
+            path.write_text(lab.to_toml({**table, "seed": seed, "step": [table["step"][0], step]}))
+            (plan,) = lab.expand(lab.load(path))
+            found[side, seed] = lab.run_plan(plan, tmp_path / "store").estimate("disparity").value
+            asked.append(str(path))
+    price.main(price.parser().parse_args(asked))
+    (line,) = read(tmp_path / "out" / "price.csv")
+    assert line["seeds"] == "2"
+    assert (line["knobs_surrogate"], line["knobs_oracle"]) == ("lr = 0.01; lr = 0.02", "lr = 0.03")
+    gaps = [found["surrogate", seed] - found["oracle", seed] for seed in (0, 1)]
+    assert float(line["price"]) == pytest.approx(sum(gaps) / 2, rel=1e-3)
+    assert float(line["price_low"]) < float(line["price"]) < float(line["price_high"])
+
+
 def read(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
