@@ -107,7 +107,7 @@ def draw(points: Sequence[dict[str, Any]], path: Path, over: str) -> None:
                     marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
                     axes.plot(at, values, marker=marker, color=colour, label=line, markersize=4, linewidth=1)
                 axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
-                told = [f"{100 * p:.0f}" if over == "sparsity" else f"{p:g}" for p in places]
+                told = [f"{100 * p:.0f}" if over == "sparsity" else f"{1000 * p:g}" for p in places]
                 axes.set_xticks(range(len(places)), told)
                 axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
                 axes.spines[["top", "right"]].set_visible(False)
@@ -116,7 +116,7 @@ def draw(points: Sequence[dict[str, Any]], path: Path, over: str) -> None:
         for axes in panels[:, 0]:
             axes.set_ylabel(unit)
         for axes in panels[-1]:
-            axes.set_xlabel("sparsity, %" if over == "sparsity" else over)
+            axes.set_xlabel("sparsity, %" if over == "sparsity" else f"{over}, thousandths")
         handles = panels[0][0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=min(len(lines), 4), frameon=False)
         figure.savefig(path, metadata={"Date": None})
