@@ -21,6 +21,7 @@ MEASURES = {
     "disparity": "disparity_average",
 }
 REQUESTS = ("class 0", "random 10 %")
+JOINED = "\u00a0"  # a space at which no line is broken
 Line = dict[str, str]
 
 
@@ -98,8 +99,8 @@ def time(line: Line, fresh: Line, published: Line | None) -> str:
     took = "rte_minutes_median"
     if not line[took] or line is fresh:
         return line[took]
-    theirs = f" ({float(published['published_mean']):.1f} %)" if published else ""
-    return f"{line[took]}, {100 * float(line[took]) / float(fresh[took]):.0f} %{theirs}"
+    theirs = f" ({float(published['published_mean']):.1f}{JOINED}%)" if published else ""
+    return f"{line[took]}, {100 * float(line[took]) / float(fresh[took]):.0f}{JOINED}%{theirs}"
 
 
 def price(line: Line) -> str:
@@ -112,7 +113,7 @@ def price(line: Line) -> str:
 
 
 def spread(mean: str, std: str) -> str:
-    return f"{float(mean):.1f}" + (f" ±{float(std):.1f}" if std else "")
+    return f"{float(mean):.1f}" + (f"{JOINED}±{float(std):.1f}" if std else "")
 
 
 if __name__ == "__main__":
