@@ -26,8 +26,16 @@ Line = dict[str, str]
 
 
 def main(folder: Path) -> None:
+    needed = ("main/README.md", "main/main_table.csv", "main/paper.csv", "main/salun.csv", "tuned/price.csv")
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise SystemExit(
+            f"expected {', '.join(missing)} in {folder}, got none: name the folder of the studies"
+        )
     readme = folder / "main" / "README.md"
-    head, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    words = readme.read_text(encoding="utf-8")
+    if BEGIN not in words or END not in words:
+        raise SystemExit(f"expected the lines {BEGIN} and {END} in {readme}, for the tables to stand between")
+    head, rest = words.split(BEGIN)
     _, tail = rest.split(END)
     readme.write_text(f"{head}{BEGIN}\n\n{tables(folder)}\n\n{END}{tail}", encoding="utf-8")
 
