@@ -59,14 +59,20 @@ def judged(asked: argparse.Namespace) -> dict[tuple[str, str, str], str]:
 
 def without(plans: list[Plan], records: list[Record], columns: list[str]) -> Iterator[dict[str, object]]:
     """A line for what has no run, so that no cell is missing without a word."""
-    missing: Counter[tuple[str, str, float]] = Counter()
+    counts: Counter[tuple[str, str, float, str]] = Counter()
+    there = set()
     for plan in plans:
-        if plan.unlearn is not None and not runs_of([plan], records):
+        if plan.unlearn is not None:
             sparse = (getattr(p.step, "sparsity", 0.0) for p in plan.steps[: plan.unlearn])
-            missing[str(plan.data.forget), plan.steps[plan.unlearn].use, max(sparse)] += 1
-    for (request, method, sparsity), count in missing.items():
-        told = {"scenario": request, "method": method, "sparsity": sparsity, "seeds": 0}
-        yield dict.fromkeys(columns, "") | told | {"verdicts": f"no result in {count} runs"}
+            use, step = plan.steps[plan.unlearn].use, plan.steps[plan.unlearn].step
+            cell = str(plan.data.forget), use, max(sparse), repr(step)
+            counts[cell] += 1
+            if runs_of([plan], records):
+                there.add(cell)
+    for (request, method, sparsity, knobs), count in counts.items():
+        if (request, method, sparsity, knobs) not in there:
+            told = {"scenario": request, "method": method, "sparsity": sparsity, "seeds": 0}
+            yield dict.fromkeys(columns, "") | told | {"verdicts": f"no result in {count} runs"}
 
 
 def of_plan(store: Path, plan: Path | None, sets: list[str]) -> list[Record]:
