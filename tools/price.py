@@ -112,9 +112,18 @@ def told(row: Row) -> str:
 
 
 def disparities(rows: Iterable[Row]) -> dict[int, float]:
-    """Of each seed."""
-    with_one = ((row.seeds, row.values["disparity"].each) for row in rows if "disparity" in row.values)
-    return {seed: value for seeds, each in with_one for seed, value in zip(seeds, each, strict=True)}
+    """Of each seed, which may stand in one row only: else two settings would be one."""
+    found: dict[int, float] = {}
+    for row in rows:
+        each = row.values["disparity"].each if "disparity" in row.values else ()
+        for seed, value in zip(row.seeds if each else (), each, strict=True):
+            if seed in found:
+                raise SystemExit(
+                    f"expected one choice of knobs for a seed, got two of {row.method} on {row.request} "
+                    f"under seed {seed}: give the plans of one search a side"
+                )
+            found[seed] = value
+    return found
 
 
 def over(each: Mapping[int, float], seeds: list[int], rows: list[Row]) -> Spread:

@@ -127,6 +127,9 @@ def test_searches_for_each_seed_are_one_line(tmp_path, monkeypatch):
     gaps = [found["surrogate", seed] - found["oracle", seed] for seed in (0, 1)]
     assert float(line["price"]) == pytest.approx(sum(gaps) / 2, rel=1e-3)
     assert float(line["price_low"]) < float(line["price"]) < float(line["price_high"])
+    # two choices under one seed cannot both be the price
+    with pytest.raises(SystemExit, match="expected one choice of knobs for a seed, got two of fine-tune"):
+        price.main(price.parser().parse_args([*asked, str(tmp_path / "surrogate-0.toml")]))
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -47,6 +47,18 @@ def test_a_table_has_every_cell_and_intervals_that_can_be(text, tmp_path, monkey
                 low, mean, high = (float(line[f"{name}{end}"]) for end in ("_low", "", "_high"))
                 assert 0 <= low <= mean <= high
                 assert high <= 100 or name == "rte_minutes"
+    # a cell with some of its seeds has its line, and no other that says it has none
+    monkeypatch.setattr(sys, "argv", [*asked, "--set=grid.seed=[0,1,2,3]"])
+    results.main(results.arguments())
+    with (tmp_path / "table.csv").open() as file:
+        told = [(line["method"], line["seeds"], line["verdicts"]) for line in csv.DictReader(file)]
+    assert [method for method, _, _ in told] == list(lines)
+    assert told[-1] == ("gradient-ascent", "0", "no result in 4 runs")
+    assert told[2][1] == "3"
+    runs = results.of_plan(tmp_path / "store", tmp_path / "plan.toml", [])
+    seconds = [[step.seconds for step in run.steps] for run in runs if run.method == "retrain"]
+    for i, column in enumerate(("before_minutes", "rte_minutes_median")):  # trained, then unlearned
+        assert lines["retrain"][column] == f"{sorted(each[i] for each in seconds)[1] / 60:.2f}"
     spread = [float(lines["fine-tune"][f"ua_{end}"]) for end in ("std", "low", "high")]
     reach = 4.3027 * spread[0] / 3**0.5  # Student's, two degrees of freedom
     mean = float(lines["fine-tune"]["ua"])

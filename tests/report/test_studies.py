@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,15 @@ def test_the_main_tables_are_those_of_their_files(monkeypatch):
         "the tables are not those of their files: python tools/beside.py docs/results/small"
     )
     assert made.count("no result in 5 runs") == 1
+
+
+def test_the_page_of_the_main_table_has_the_comparison_that_its_section_promises():
+    page = (FOLDER / "main" / "report.html").read_text(encoding="utf-8")
+    (compared,) = re.findall(r'<section id="published".*?</section>', page, flags=re.DOTALL)
+    with (FOLDER / "main" / "paper.csv").open(encoding="utf-8", newline="") as file:
+        cells = [line for line in csv.DictReader(file) if line["measure"] == "UA" and line["published_mean"]]
+    assert len(cells) > 15
+    assert not [line for line in cells if f"{float(line['published_mean']):.1f}" not in compared]
 
 
 def test_knobs_of_a_study_are_those_that_its_commands_ran(study):
